@@ -84,45 +84,65 @@ enum op {
     OP_COUNT
 };
 
+// clang-format off
 /* Inputs and outputs of a node by position ("|0": may be TENSOR_NONE). dtypes: activations and their gradients in the
  * graph's compute dtype, parameter gradients, statistics and losses f32.
  *
+ *   CAST                     x                                           -> y (same dtype: a copy)
  *   CONV2D                   x, w, b|0, residual|0                       -> y
  *   LINEAR                   x, then w_i, b_i|0 for each i               -> y_i for each i
- *   GROUP_NORM               x, gamma, beta, pre|0, post|0               -> y, mean|0, rstd|0        both [N, 1, 1,
- * groups]; pre, post: [N, 1, 1, C] CAST SILU UPSAMPLE2X AVG_POOL2X SLICE   x                            -> y ADD a, b
- * -> y ADD_CHANNEL              x, e                                        -> y CONCAT                   a, b -> y (a
- * part that is a view of y is in place already) ATTENTION                qkv                                         ->
- * y, lse|0                 lse: [N, 1, H * W, heads], log-sum-exp of the scores EMBEDDING                table, index
- * -> y TIMESTEP_EMBEDDING       t                                           -> y DROPOUT                  x, key -> y
- *   MSE                      a, b                                        -> loss
- *   CONV2D_BACKWARD_DATA     dy, w, more|0                               -> dx = (gradient) [+ more] more: dx's shape
+ *   GROUP_NORM               x, gamma, beta, pre|0, post|0               -> y, mean|0, rstd|0
+ *                            mean, rstd: [N, 1, 1, groups]   pre, post: [N, 1, 1, C]
+ *   SILU                     x                                           -> y
+ *   ADD                      a, b                                        -> y
+ *   ADD_CHANNEL              x, e                                        -> y
+ *   CONCAT                   a, b                                        -> y (a part that is a view of y is in place)
+ *   UPSAMPLE2X AVG_POOL2X    x                                           -> y
+ *   ATTENTION                qkv                                         -> y, lse|0
+ *                            lse: [N, 1, H * W, heads], log-sum-exp of the scaled scores
+ *   EMBEDDING                table, index                                -> y
+ *   TIMESTEP_EMBEDDING       t                                           -> y
+ *   DROPOUT                  x, key                                      -> y
+ *   MSE                      a, b (same dtype)                           -> loss
+ *   CONV2D_BACKWARD_DATA     dy, w, more|0                               -> dx = (gradient) [+ more]
  *   CONV2D_BACKWARD_WEIGHTS  x, dy                                       -> dw, db|0
- *   LINEAR_BACKWARD_DATA     more|0, then dy_i, w_i for each i           -> dx
+ *   LINEAR_BACKWARD_DATA     more|0, then dy_i, w_i for each i           -> dx = (gradient) [+ more]
  *   LINEAR_BACKWARD_WEIGHTS  x, then dy_i for each i                     -> dw_i, db_i|0 for each i
- *   GROUP_NORM_BACKWARD      x, gamma, beta, pre|0, post|0, mean, rstd, dy, more|0 -> dx, dgamma, dbeta, dpre|0,
- * dpost|0 SILU_BACKWARD            x, dy                                       -> dx ADD_CHANNEL_BACKWARD     dy -> de
+ *   GROUP_NORM_BACKWARD      x, gamma, beta, pre|0, post|0, mean, rstd, dy, more|0
+ *                                                                        -> dx [+ more], dgamma, dbeta, dpre|0, dpost|0
+ *                            (dpre is the sum over H W of dx before more is added)
+ *   SILU_BACKWARD            x, dy                                       -> dx
+ *   ADD_CHANNEL_BACKWARD     dy                                          -> de
+ *   SLICE                    x                                           -> y
  *   UPSAMPLE2X_BACKWARD AVG_POOL2X_BACKWARD   dy                         -> dx
  *   ATTENTION_BACKWARD       qkv, y, lse, dy                             -> dqkv
  *   EMBEDDING_BACKWARD       index, dy                                   -> dtable
  *   DROPOUT_BACKWARD         dy, key                                     -> dx
  *   MSE_BACKWARD             a, b, weight                                -> da = 2 (a - b) weight[n] / (H W C)
+ *
+ * In place: plan.c may give output 0 the very place (same base, offset and pitch) of one input whose last reader the
+ * node is: of CONV2D residual; GROUP_NORM x; SILU x; ADD a or b; ADD_CHANNEL x; DROPOUT x; CONV2D_BACKWARD_DATA more;
+ * LINEAR_BACKWARD_DATA more; GROUP_NORM_BACKWARD dy or more; SILU_BACKWARD dy; DROPOUT_BACKWARD dy. Otherwise no output
+ * overlaps an input or another output.
  */
+// clang-format on
+struct node_attr {
+    int32_t stride;  // conv: 1 or 2; zero padding is R / 2
+    bool upsample2x; // conv: x is read through a nearest 2x upsampling
+    int32_t groups;  // group norm
+    float eps;       // group norm
+    bool silu;       // group norm: SiLU after it
+    int32_t heads;   // attention
+    int32_t channel; // slice
+    float rate;      // dropout
+    uint32_t stream; // dropout: number of this layer, part of the Philox counter
+};
+
 struct node {
     enum op op;
     int32_t n_in, n_out;
     tensor_id *in, *out; // owned by the graph
-    struct {
-        int32_t stride;  // conv: 1 or 2; zero padding is R / 2
-        bool upsample2x; // conv: x is read through a nearest 2x upsampling
-        int32_t groups;  // group norm
-        float eps;       // group norm
-        bool silu;       // group norm: SiLU after it
-        int32_t heads;   // attention
-        int32_t channel; // slice
-        float rate;      // dropout
-        uint32_t stream; // dropout: number of this layer, part of the Philox counter
-    } attr;
+    struct node_attr attr;
 };
 
 struct graph {
@@ -179,7 +199,7 @@ tensor_id graph_timestep_embedding(struct graph *g, tensor_id t, int32_t dim);
 /* Identity where the graph is not for training or rate is 0. key: [N, 1, 1, 4] I32 input, per image: (Philox key low,
  * key high, draw, image). */
 tensor_id graph_dropout(struct graph *g, tensor_id x, tensor_id key, float rate);
-/* -> [N, 1, 1, 1] F32: the mean over H, W, C per image. */
+/* a, b: same shape and dtype  ->  [N, 1, 1, 1] F32: the mean over H, W, C per image. */
 tensor_id graph_mse(struct graph *g, tensor_id a, tensor_id b);
 
 /* ---- passes ---- */
@@ -193,8 +213,20 @@ int graph_fuse(struct graph *g);
  * parameters that loss does not depend on get zeros. Returns 0, -EINVAL, -ENOMEM. */
 int graph_gradient(struct graph *g, tensor_id loss, tensor_id weight);
 
-/* Bytes of one element; elements of a tensor; elements of a tensor per image (batch dimension left out). */
+/* Bytes of one element (of an unknown dtype 0); elements of a tensor, batch included. */
 size_t dtype_bytes(enum dtype dtype);
 size_t tensor_elements(const struct tensor *t);
+const char *op_name(enum op op); // "conv2d"
+
+/* ---- for passes ---- */
+
+/* A new tensor [n, h, w, c] without producer; TENSOR_NONE without memory or where the shape is absurd (graph_error). */
+tensor_id graph_tensor(struct graph *g, enum dtype dtype, enum tensor_role role, const int32_t dim[4]);
+/* Appends a node; in and out are copied. Returns 0, -ENOMEM (graph_error). */
+int graph_node(struct graph *g, enum op op, const struct node_attr *attr, const tensor_id *in, int32_t n_in,
+               const tensor_id *out, int32_t n_out);
+/* Frees what a node owns; graph_drop_nodes then closes the gaps: it removes every node without outputs. */
+void graph_clear_node(struct node *node);
+void graph_drop_nodes(struct graph *g);
 
 #endif
