@@ -37,6 +37,10 @@ struct data_config {
     int32_t n_classes;
 };
 
+/* The reference's defaults: what absent keys mean. */
+extern const struct model_config model_config_default;
+extern const struct diffusion_config diffusion_config_default;
+
 /* Fill *ret_x from JSON; absent keys keep the reference's defaults, unknown ones are errors that name the nearest.
  * path: prefix for err->field ("model"). All are checked against each other and against limits (channels a multiple of
  * 32, sizes divisible by the downsampling, T <= MODEL_MAX_STEPS, ...). Return 0, -EINVAL, -ENOMEM; *ret_x untouched on
@@ -52,6 +56,10 @@ void data_config_done(struct data_config *c);
 json_t *model_config_json(const struct model_config *c);
 json_t *diffusion_config_json(const struct diffusion_config *c);
 json_t *data_config_json(const struct data_config *c);
+
+/* Whether the residual blocks of a level (downsampling 2^level) are followed by attention. The middle block always is.
+ */
+bool model_config_attends(const struct model_config *c, int32_t level);
 
 /* Parameters, and floating-point operations of one forward pass of one image (2 per multiply-add; convolutions, matrix
  * products, attention). */

@@ -13,7 +13,7 @@ enum sampler { SAMPLER_DDIM, SAMPLER_DDPM, SAMPLER_DPMPP_2M, SAMPLER_COUNT };
 extern const char *const step_method_names[STEP_METHOD_COUNT + 1]; // NULL-terminated
 extern const char *const sampler_names[SAMPLER_COUNT + 1];
 
-/* alpha_bar[t] = prod_{s <= t} (1 - beta_s), beta linear, accumulated in f32 in the oracle's order (Ho et al. 2020,
+/* alpha_bar[t] = prod_{s <= t} (1 - beta_s), beta linear, f32 values in the arithmetic of the oracle (Ho et al. 2020,
  * section 2). ret: [T] */
 void schedule_alpha_bar(const struct diffusion_config *d, float *ret_alpha_bar);
 
