@@ -66,6 +66,34 @@ const char *op_name(enum op op)
     return (unsigned)op < OP_COUNT ? names[op] : "unknown";
 }
 
+bool op_allows_pitch(enum op op)
+{
+    switch (op) {
+    case OP_CAST:
+    case OP_LINEAR:
+    case OP_GROUP_NORM:
+    case OP_SILU:
+    case OP_ADD:
+    case OP_ADD_CHANNEL:
+    case OP_CONCAT:
+    case OP_UPSAMPLE2X:
+    case OP_AVG_POOL2X:
+    case OP_DROPOUT:
+    case OP_LINEAR_BACKWARD_DATA:
+    case OP_LINEAR_BACKWARD_WEIGHTS:
+    case OP_GROUP_NORM_BACKWARD:
+    case OP_SILU_BACKWARD:
+    case OP_ADD_CHANNEL_BACKWARD:
+    case OP_SLICE:
+    case OP_UPSAMPLE2X_BACKWARD:
+    case OP_AVG_POOL2X_BACKWARD:
+    case OP_DROPOUT_BACKWARD:
+        return true;
+    default:
+        return false;
+    }
+}
+
 /* ---- the graph as a container ---- */
 
 struct graph *graph_create(int32_t batch, enum dtype compute, bool training)

@@ -121,9 +121,10 @@ enum op {
  *   MSE_BACKWARD             a, b, weight                                -> da = 2 (a - b) weight[n] / (H W C)
  *
  * In place: plan.c may give output 0 the very place (same base, offset and pitch) of one input whose last reader the
- * node is: of CONV2D residual; GROUP_NORM x; SILU x; ADD a or b; ADD_CHANNEL x; DROPOUT x; CONV2D_BACKWARD_DATA more;
- * LINEAR_BACKWARD_DATA more; GROUP_NORM_BACKWARD dy or more; SILU_BACKWARD dy; DROPOUT_BACKWARD dy. Otherwise no output
- * overlaps an input or another output.
+ * node is: of CONV2D residual; GROUP_NORM x; SILU x; ADD a or b; ADD_CHANNEL x; DROPOUT x; GROUP_NORM_BACKWARD dy or
+ * more; SILU_BACKWARD dy; DROPOUT_BACKWARD dy. Otherwise no output overlaps an input or another output.
+ * Pitch: views, whose pixels are further apart than their channels, are read and written only by operations for which
+ * op_allows_pitch(); convolutions and attention see dense tensors.
  */
 // clang-format on
 struct node_attr {
@@ -202,7 +203,7 @@ tensor_id graph_dropout(struct graph *g, tensor_id x, tensor_id key, float rate)
 /* a, b: same shape and dtype  ->  [N, 1, 1, 1] F32: the mean over H, W, C per image. */
 tensor_id graph_mse(struct graph *g, tensor_id a, tensor_id b);
 
-/* ---- passes ---- */
+/* ---- passes, in this order ---- */
 
 /* Rewrites forward operations into fused ones (fuse.c lists the patterns). Call before graph_gradient.
  * The result of every run changes by rounding at most. Returns 0, -ENOMEM. */
@@ -213,10 +214,17 @@ int graph_fuse(struct graph *g);
  * parameters that loss does not depend on get zeros. Returns 0, -EINVAL, -ENOMEM. */
 int graph_gradient(struct graph *g, tensor_id loss, tensor_id weight);
 
+/* Turns copies into views where the operations around them allow a pitch (views.c): the parts of a concatenation are
+ * written in place by their producers, slices are read where they lie, the vectors of a multi-output linear and their
+ * gradients become one matrix. Results keep their bits. Returns 0, -ENOMEM. */
+int graph_place_views(struct graph *g);
+
 /* Bytes of one element (of an unknown dtype 0); elements of a tensor, batch included. */
 size_t dtype_bytes(enum dtype dtype);
 size_t tensor_elements(const struct tensor *t);
 const char *op_name(enum op op); // "conv2d"
+/* Whether inputs and outputs of the operation may be views (activations with a pixel pitch above their channels). */
+bool op_allows_pitch(enum op op);
 
 /* ---- for passes ---- */
 
