@@ -1,0 +1,166 @@
+/* internal.h: what the scheduler's files share; nothing outside this folder includes it.
+ *
+ * scheduler.c   creation, models, stop, drain, cancel
+ * worker.c      the thread, calls onto it
+ * admit.c       submit: bounds, deadline, reservation
+ * turn.c        one turn: end what must end, choose, step, copy frames out, retire
+ * pick.c        the policy: which lanes advance in the next step
+ * account.c     clients and what they used lately
+ * cost.c        step time by rows
+ * forecast.c    expected times, from backlog and step times
+ * request.c     a request's bookkeeping: reservation, slots, end
+ *
+ * One lock guards everything here but what is marked "worker". The worker lets go of it while the device works and
+ * during callbacks; requests leave the list, and slots change hands, on the worker only.
+ */
+#ifndef DDIMD_SAMPLING_INTERNAL_H
+#define DDIMD_SAMPLING_INTERNAL_H
+
+#include "sampling/scheduler.h"
+
+#include <pthread.h>
+
+/* cost.c: seconds of a step by its rows, learned; 0: not seen yet. */
+struct step_cost {
+    int32_t max_rows;
+    double *seconds; // [max_rows + 1]
+};
+int step_cost_init(struct step_cost *c, const struct stepper *stepper); // 0, -ENOMEM
+void step_cost_done(struct step_cost *c);
+void step_cost_learn(struct step_cost *c, int32_t rows, double seconds);
+/* Interpolated where not seen; 0 where nothing is known. rows is clamped to 0..max_rows. */
+double step_cost_seconds(const struct step_cost *c, int32_t rows);
+
+/* account.c: one client. seconds: device time used lately, decaying with ACCOUNT_HALF_LIFE_S. */
+#define ACCOUNT_HALF_LIFE_S 20.0
+struct account {
+    uint64_t client;
+    double seconds;
+    int64_t stamp_ns;  // when seconds was right
+    int64_t row_steps; // held
+    int32_t requests;  // held
+    bool over;         // pick.c: well above its fair share
+    double demand;     // forecast.c: scratch
+    struct account *next;
+};
+/* Finds or makes the client's. NULL without memory. Forgets idle clients whose use has decayed. */
+struct account *account_get(struct account **list, uint64_t client, int64_t now_ns);
+double account_seconds(struct account *a, int64_t now_ns); // decayed to now
+/* Marks accounts that hold requests and used more than 1.5 times the mean of those. */
+void accounts_mark_over(struct account *list, int64_t now_ns);
+void accounts_free(struct account *list);
+
+struct picked {
+    struct generation_state *r;
+    int32_t image;
+};
+
+/* One model on the device. */
+struct model_lane {
+    struct scheduler *s;
+    struct stepper stepper;
+    struct step_cost cost;
+    int32_t n_requests;
+    int32_t n_free, *free_slots; // [capacity] a stack
+    bool closing;
+    struct picked *picks;    // [max_rows] worker
+    struct lane_step *steps; // [max_rows] worker
+    uint8_t *finite;         // [max_rows] worker
+    float *x0;               // [image_elements] worker: previews
+    struct model_lane *next;
+};
+
+struct image {
+    int32_t slot; // -1: none
+    int32_t step; // rows executed
+};
+
+/* The scheduler's side of a request. */
+struct generation_state {
+    struct generation *g;
+    uint64_t id;
+    struct account *account;
+    struct generation_state *prev, *next; // by age; next also links ended ones
+    struct image *images;                 // [n_images]
+    int32_t rows;                         // of one image in a step: 1, or 2 with guidance
+    int32_t first_open, next_start;       // images before first_open are finished, from next_start on not begun
+    int32_t open_images;
+    int64_t remaining_row_steps, done_lane_steps, bytes;
+    int64_t cancelled_ns; // 0: not
+    int32_t cursor;       // pick.c: next image to look at in this turn
+    int failure;          // worker: what a step or read of this turn said
+    bool advanced;        // worker: in this turn
+};
+
+struct scheduler {
+    struct scheduler_options o;
+    pthread_mutex_t lock;
+    pthread_cond_t wake; // the worker: something to do
+    pthread_cond_t idle; // others: a request ended, a call returned
+    pthread_mutex_t inline_lock;
+    pthread_t worker;
+    bool worker_exists, worker_known, stopping, closed; // worker_known: `worker` is set by itself
+
+    struct scheduler_post *posts, **posts_end;
+    struct model_lane *models;
+    struct account *accounts;
+    struct generation_state *oldest, *youngest;
+    struct generation_state *ended; // to be delivered
+    int32_t n_ended;                // ended, done() not yet returned
+    struct generation_state **order;
+    int32_t order_capacity;
+    uint64_t last_id;
+    double credit; // pick.c, seconds
+    struct scheduler_stats stats;
+};
+
+/* request.c, all with the lock held but request_create and request_free. */
+int request_create(struct generation *g, int64_t bytes, struct generation_state **ret_state);
+void request_free(struct generation_state *r);
+void request_link(struct scheduler *s, struct generation_state *r);
+/* Gives back slots, reservation and place in the list, and puts it with the ended. */
+void request_end(struct scheduler *s, struct generation_state *r, int status);
+void request_slot_release(struct generation_state *r, int32_t image);
+/* Executed steps after which frame `frame` is taken: 0 for the starting noise. */
+int32_t generation_frame_of_step(int32_t n_rows, int32_t interval, int32_t steps_done); // -1: none
+
+/* pick.c: chooses lanes of one model into its picks. Returns their number, 0: nothing to do. Lock held. */
+int32_t pick_lanes(struct scheduler *s, int64_t now_ns, struct model_lane **ret_model);
+/* Books the time of the step that they made. */
+void pick_charge(struct scheduler *s, struct model_lane *m, int32_t n, double seconds, int64_t now_ns);
+/* The policy's order: < 0 when a is served before b. */
+int pick_compare(const struct generation_state *a, const struct generation_state *b);
+#define PICK_RESERVE 0.25 // of the device's time for the oldest request
+
+/* forecast.c, lock held. */
+struct forecast_request {
+    const struct model_lane *model;
+    uint64_t client, id; // id 0: not submitted, younger than all
+    enum priority priority;
+    int32_t images, rows, steps; // open images, rows of one, steps that the last of them has to go
+    int64_t row_steps;
+};
+int64_t forecast_end_ns(struct scheduler *s, const struct forecast_request *f, int64_t now_ns);
+/* Until so much of the resource is given back. */
+int64_t forecast_row_steps_ns(struct scheduler *s, int64_t row_steps);
+int64_t forecast_client_row_steps_ns(struct scheduler *s, const struct forecast_request *f, int64_t row_steps,
+                                     int64_t now_ns);
+int64_t forecast_images_ns(struct scheduler *s, int64_t images);
+int64_t forecast_bytes_ns(struct scheduler *s, int64_t bytes);
+double forecast_row_step_seconds(const struct scheduler *s);
+
+struct forecast_request forecast_of(const struct generation *g); // admit.c: as if it were submitted now
+
+/* worker.c */
+void *scheduler_worker(void *scheduler);   // the thread's main
+bool worker_run_post(struct scheduler *s); // the next posted call; false: none
+int worker_call(struct scheduler *s, int (*call)(void *context), void *context, bool even_if_lost);
+
+/* turn.c */
+void deliver_ended(struct scheduler *s); // without the lock
+
+/* stats.c */
+void stats_init(struct scheduler_stats *stats);
+void histogram_add(struct scheduler_histogram *h, double value);
+
+#endif

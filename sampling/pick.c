@@ -1,0 +1,257 @@
+/* pick.c: which lanes advance in the next step.
+ *
+ * What the policy wants, in this order: (1) a short request, or one of a client that asks seldom, is served as if the
+ * device were nearly its own; (2) whoever waits, waits a bounded time; (3) the device works in full steps.
+ *
+ * A lane that does not advance keeps its state in the pool: pausing costs nothing but memory. So there is no admission
+ * that could be blocked by long lanes; every step is a fresh choice among all images, and an image takes a slot when it
+ * is first chosen. The choice:
+ *
+ * Leaders. Requests are ordered by priority; then those of clients within their share before those well over it
+ * (account.c: 1.5 times the mean of the clients present, over the last half minute); then by the client's use, least
+ * first, which makes clients of equal demand equal; then by the work that is left, least first, which is the best order
+ * there is for the mean time of known jobs and lets a short request overtake long ones of the same client (all clients
+ * without keys behind one proxy are one); then by age. The first request's model is stepped. It and those of its class
+ * (priority, within or over share) lead: they take rows in that order, as many as a step has. With one class present,
+ * and so under any even load, that is all, and steps are full.
+ *
+ * The reserve. That order alone could let a long or a low request starve. So the device's time is shared: of each
+ * step's time a quarter (PICK_RESERVE) is credited to a reserve while anyone is left out, and the reserve is spent on
+ * the oldest requests, whatever their class: they get rows beside the leaders as far as the reserve pays for the longer
+ * step that they cause (on a GPU nearly nothing, on a CPU a lane's full time), or take rows of younger leaders in a
+ * full step, or a whole step where they are of another model.
+ *
+ * Bounds that follow. Starvation: the oldest request always has a quarter of the device, hence no request ends later
+ * than first-come-first-served on a device of a quarter of the speed would end it, whoever comes after it, priorities
+ * included. Latency: a leader's steps take on the average at most 4/3 of what they take without the others, after the
+ * one step that was under way when it came. Fairness: clients that keep the device busy get equal device time over
+ * ACCOUNT_HALF_LIFE_S, but for what the reserve brings forward.
+ */
+#include "sampling/internal.h"
+
+#include <math.h>
+
+struct choice {
+    struct scheduler *s;
+    struct model_lane *m;
+    int32_t n, rows;
+    bool left_out; // some image could have advanced and does not
+};
+
+int pick_compare(const struct generation_state *a, const struct generation_state *b)
+{
+    if (a->g->priority != b->g->priority)
+        return a->g->priority > b->g->priority ? -1 : 1;
+    if (a->account->over != b->account->over)
+        return a->account->over ? 1 : -1;
+    if (a->account->seconds != b->account->seconds)
+        return a->account->seconds < b->account->seconds ? -1 : 1;
+    if (a->remaining_row_steps != b->remaining_row_steps)
+        return a->remaining_row_steps < b->remaining_row_steps ? -1 : 1;
+    return a->id < b->id ? -1 : a->id > b->id;
+}
+
+static bool same_class(const struct generation_state *a, const struct generation_state *b)
+{
+    return a->g->priority == b->g->priority && a->account->over == b->account->over;
+}
+
+/* A binary heap with the request to serve first at its root: of thousands of requests a step needs the first few. */
+static void heap_sift(struct generation_state **heap, int32_t n, int32_t i)
+{
+    for (;;) {
+        int32_t child = 2 * i + 1;
+        if (child >= n)
+            return;
+        if (child + 1 < n && pick_compare(heap[child + 1], heap[child]) < 0)
+            child++;
+        if (pick_compare(heap[i], heap[child]) <= 0)
+            return;
+        struct generation_state *swap = heap[i];
+        heap[i] = heap[child];
+        heap[child] = swap;
+        i = child;
+    }
+}
+
+static struct generation_state *heap_pop(struct generation_state **heap, int32_t *n)
+{
+    struct generation_state *first = heap[0];
+    heap[0] = heap[--*n];
+    heap_sift(heap, *n, 0);
+    return first;
+}
+
+static int32_t heap_build(struct scheduler *s)
+{
+    int32_t n = 0;
+    for (struct generation_state *r = s->oldest; r; r = r->next) {
+        r->cursor = r->first_open;
+        s->order[n++] = r;
+    }
+    for (int32_t i = n / 2 - 1; i >= 0; i--)
+        heap_sift(s->order, n, i);
+    return n;
+}
+
+/* Its next image that can advance in this turn, begun ones first (they come first by index); -1: none. The last quarter
+ * of the slots is kept for leaders, so that paused lanes cannot lock them out. */
+static int32_t next_image(const struct choice *c, const struct generation_state *r, bool leads)
+{
+    int32_t i = r->cursor;
+    while (i < r->next_start && r->images[i].step == r->g->table->n_rows)
+        i++;
+    if (i < r->next_start)
+        return i;
+    const struct model_lane *m = r->g->model;
+    int32_t begun_now = 0;
+    if (c->m == m)
+        for (int32_t k = 0; k < c->n; k++)
+            begun_now += m->picks[k].r->images[m->picks[k].image].slot < 0;
+    int32_t kept = leads ? 0 : m->stepper.capacity / 4;
+    return i < r->g->n_images && m->n_free - begun_now > kept ? i : -1;
+}
+
+static void take(struct choice *c, struct generation_state *r, int32_t image)
+{
+    c->m->picks[c->n++] = (struct picked){r, image};
+    c->rows += r->rows;
+    r->cursor = image + 1;
+}
+
+/* Leaders, until the step is full. Returns the request that leads, NULL: none. */
+static const struct generation_state *take_leaders(struct choice *c)
+{
+    int32_t n = heap_build(c->s);
+    const struct generation_state *first = NULL;
+    while (n > 0) {
+        struct generation_state *r = heap_pop(c->s->order, &n);
+        if (first && (!same_class(first, r) || r->g->model != c->m)) {
+            c->left_out = true;
+            continue;
+        }
+        int32_t image = next_image(c, r, true);
+        if (image >= 0 && !first) {
+            first = r;
+            c->m = r->g->model;
+        }
+        while (image >= 0 && c->rows + r->rows <= c->m->stepper.max_rows) {
+            take(c, r, image);
+            image = next_image(c, r, true);
+        }
+        c->left_out = c->left_out || image >= 0;
+        if (first && c->rows == c->m->stepper.max_rows) {
+            c->left_out = c->left_out || n > 0;
+            break;
+        }
+    }
+    return first;
+}
+
+/* Makes room for `rows` more by dropping the last leaders that are younger than r. False, and nothing is changed, where
+ * there are not enough of them. */
+static bool displace(struct choice *c, const struct generation_state *r, int32_t n_leaders)
+{
+    int32_t excess = c->rows + r->rows - c->m->stepper.max_rows, found = 0;
+    for (int32_t k = 0; k < n_leaders; k++)
+        if (c->m->picks[k].r->id > r->id)
+            found += c->m->picks[k].r->rows;
+    if (found < excess)
+        return false;
+    for (int32_t k = n_leaders - 1; k >= 0 && excess > 0; k--) {
+        struct picked victim = c->m->picks[k];
+        if (victim.r->id <= r->id)
+            continue;
+        for (int32_t j = k; j + 1 < c->n; j++)
+            c->m->picks[j] = c->m->picks[j + 1];
+        c->n--;
+        c->rows -= victim.r->rows;
+        excess -= victim.r->rows;
+    }
+    return true;
+}
+
+/* What one more image of r costs the leaders, in seconds. */
+static double price(const struct choice *c, const struct generation_state *r)
+{
+    const struct step_cost *cost = &c->m->cost;
+    int32_t max_rows = c->m->stepper.max_rows;
+    if (c->rows + r->rows > max_rows)
+        return r->rows * step_cost_seconds(cost, max_rows) / max_rows;
+    return fmax(0, step_cost_seconds(cost, c->rows + r->rows) - step_cost_seconds(cost, c->rows));
+}
+
+/* A whole step for the oldest request's model. */
+static void take_step_of(struct choice *c, struct generation_state *oldest)
+{
+    c->m = oldest->g->model;
+    c->n = c->rows = 0;
+    c->left_out = true;
+    for (struct generation_state *r = oldest; r; r = r->next) {
+        if (r->g->model != c->m)
+            continue;
+        r->cursor = r->first_open;
+        for (int32_t i; c->rows + r->rows <= c->m->stepper.max_rows && (i = next_image(c, r, r == oldest)) >= 0;)
+            take(c, r, i);
+    }
+    c->s->credit -= step_cost_seconds(&c->m->cost, c->rows);
+}
+
+/* Spends the reserve, oldest first. */
+static void take_reserve(struct choice *c)
+{
+    int32_t n_leaders = c->n;
+    for (struct generation_state *r = c->s->oldest; r; r = r->next) {
+        bool first = r == c->s->oldest;
+        int32_t i = next_image(c, r, first);
+        if (i < 0)
+            continue;
+        if (r->g->model != c->m) {
+            if (c->s->credit >= step_cost_seconds(&r->g->model->cost, r->g->model->stepper.max_rows))
+                take_step_of(c, r);
+            return; // else saves up for it
+        }
+        for (; i >= 0; i = next_image(c, r, first)) {
+            double seconds = price(c, r);
+            int32_t before = c->n;
+            if (seconds > c->s->credit)
+                return;
+            if (c->rows + r->rows > c->m->stepper.max_rows && !displace(c, r, n_leaders))
+                break;
+            n_leaders -= before - c->n;
+            c->s->credit -= seconds;
+            take(c, r, i);
+        }
+    }
+}
+
+int32_t pick_lanes(struct scheduler *s, int64_t now_ns, struct model_lane **ret_model)
+{
+    struct choice c = {.s = s};
+    accounts_mark_over(s->accounts, now_ns);
+    if (!take_leaders(&c))
+        return 0;
+    if (c.left_out)
+        take_reserve(&c);
+    else
+        s->credit = 0;
+    *ret_model = c.m;
+    return c.n;
+}
+
+void pick_charge(struct scheduler *s, struct model_lane *m, int32_t n, double seconds, int64_t now_ns)
+{
+    int32_t rows = 0;
+    double most = 0;
+    for (int32_t i = 0; i < n; i++)
+        rows += m->picks[i].r->rows;
+    step_cost_learn(&m->cost, rows, seconds);
+    for (int32_t i = 0; i < n; i++) {
+        struct account *a = m->picks[i].r->account;
+        account_seconds(a, now_ns);
+        a->seconds += seconds * m->picks[i].r->rows / rows;
+    }
+    for (struct model_lane *each = s->models; each; each = each->next)
+        most = fmax(most, step_cost_seconds(&each->cost, each->stepper.max_rows));
+    s->credit = fmin(s->credit + PICK_RESERVE * seconds, 2 * most);
+}
