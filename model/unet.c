@@ -141,14 +141,6 @@ static void enter(struct recorder *r, const char *list, int stage, int layer)
     snprintf(r->path, sizeof(r->path), "%s.%d.%d", list, stage, layer);
 }
 
-static bool attends(const struct model_config *c, int32_t downsampling)
-{
-    for (int i = 0; i < c->n_attention; i++)
-        if (c->attention_resolutions[i] == downsampling)
-            return true;
-    return false;
-}
-
 /* SiLU(emb), emb = time_embed(timestep_embedding(t)) + class_embed(y). */
 static tensor_id embed(struct recorder *r, tensor_id t, tensor_id y)
 {
@@ -179,7 +171,7 @@ static tensor_id record_down(struct recorder *r, tensor_id x)
             enter(r, "down", stage, 0);
             x = residual_block(r, x, c->channel_mult[level] * c->model_channels);
             enter(r, "down", stage++, 1);
-            if (attends(c, 1 << level))
+            if (model_config_attends(c, level))
                 x = attention_block(r, x);
             push_skip(r, x);
         }
@@ -212,7 +204,7 @@ static tensor_id record_up(struct recorder *r, tensor_id x)
             x = graph_concat(r->g, x, r->skips[--r->n_skips]);
             enter(r, "up", stage, layer++);
             x = residual_block(r, x, c->channel_mult[level] * c->model_channels);
-            if (attends(c, 1 << level)) {
+            if (model_config_attends(c, level)) {
                 enter(r, "up", stage, layer++);
                 x = attention_block(r, x);
             }
