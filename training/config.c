@@ -133,6 +133,7 @@ static const struct json_field train_fields[] = {
      .help = "end where nothing improves"},
     {"sample", FIELD_OBJECT, AT(sample), .fields = sample_fields, .help = "grids of generated images"},
     {"epochs", FIELD_INT32, AT(epochs), 1, 1e6, .help = "passes over the training images"},
+    {"log_steps", FIELD_INT32, AT(log_steps), 1, 1e6, .help = "steps between lines of metrics.jsonl"},
     {"micro_batch", FIELD_INT32, AT(micro_batch), 0, 65536,
      .help = "images at once, gradients are added; 0: the batch"},
     {"label_dropout", FIELD_FLOAT, AT(label_dropout), 0, 1, .help = "probability of the null class, for guidance"},
@@ -164,6 +165,7 @@ static const struct train_config train_config_default = {
     .validation = {.fraction = 0.02},
     .sample = {.n = 40, .steps = 50, .every = 1, .guidance = 1.0f},
     .epochs = 100,
+    .log_steps = 10,
     .label_dropout = 0.1f,
 };
 

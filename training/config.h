@@ -64,6 +64,7 @@ struct train_config {
         uint64_t seed;
     } sample;
     int32_t epochs;
+    int32_t log_steps;   // steps between lines of metrics.jsonl
     int32_t micro_batch; // images that pass through the network at once; 0: the whole batch
     float label_dropout;
     double min_snr_gamma; // 0: every timestep weighs the same
