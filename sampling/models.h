@@ -52,9 +52,14 @@ void model_store_close(struct model_store *m);
 
 /* A reference to the resident model (name NULL: the default), loading it where it is not resident or where its file
  * was replaced; a load that another thread began is waited for. 0, -ENOENT (err->nearest), -EINVAL (bad name, bad
- * file), -ENOMEM (device memory, or the limit), -ERANGE (its canary step is not finite), -EIO. */
+ * file), -ENOTSUP (the device cannot run it), -ENOMEM (device memory, or the limit), -ERANGE (its canary step is not
+ * finite), -EIO. */
 int model_store_acquire(struct model_store *m, const char *name, struct resident_model **ret_model, struct error *err);
-/* As acquire, but only what is resident under the name, whatever its file says: never waits. NULL: none. */
+/* As acquire, for an order to load: a replaced file that cannot be loaded is an error here, while acquire goes on with
+ * the model that is resident and says so in the list. */
+int model_store_load(struct model_store *m, const char *name, struct resident_model **ret_model, struct error *err);
+/* As acquire, but only what is resident under the name, whatever its file says: never waits for the device. Returns
+ * NULL where there is none. */
 struct resident_model *model_store_resident(struct model_store *m, const char *name);
 void model_retain(struct resident_model *r);
 void model_release(struct resident_model *r); // NULL is fine; the last one frees it, on the worker
