@@ -179,6 +179,21 @@ static int fuse_conv_residual(struct reading *r)
     return 0;
 }
 
+/* cast(conv(x)) to f32 -> a convolution that writes f32, where no gradient has to come back the same way. */
+static int fuse_conv_cast(struct reading *r)
+{
+    struct graph *g = r->g;
+    for (int32_t k = 0; k < g->n_nodes && !g->training; k++) {
+        struct node *cast = &g->nodes[k];
+        if (cast->op != OP_CAST || !cast->n_out || g->tensors[cast->out[0]].dtype != DTYPE_F32)
+            continue;
+        struct node *conv = sole_producer(r, cast->in[0], OP_CONV2D);
+        if (conv && conv->in[3] == TENSOR_NONE)
+            stand_in(r, conv, cast);
+    }
+    return 0;
+}
+
 /* Moves the (w, b) and the result of `other` to the linear at `first`. Returns 0, -ENOMEM. */
 static int linear_append(struct node *first, struct node *other)
 {
@@ -216,7 +231,8 @@ static int fuse_linears(struct reading *r)
 int graph_fuse(struct graph *g)
 {
     static int (*const patterns[])(struct reading *) = {
-        share_silu, fuse_norm_post, fuse_norm_pre, fuse_norm_silu, fuse_linears, fuse_upsample_conv, fuse_conv_residual,
+        share_silu,   fuse_norm_post,     fuse_norm_pre,      fuse_norm_silu,
+        fuse_linears, fuse_upsample_conv, fuse_conv_residual, fuse_conv_cast,
     };
     struct reading r = {.g = g};
     int rc = g->error.code;

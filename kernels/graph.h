@@ -89,7 +89,7 @@ enum op {
  * graph's compute dtype, parameter gradients, statistics and losses f32.
  *
  *   CAST                     x                                           -> y (same dtype: a copy)
- *   CONV2D                   x, w, b|0, residual|0                       -> y
+ *   CONV2D                   x, w, b|0, residual|0                       -> y (F32 possible, then without residual)
  *   LINEAR                   x, then w_i, b_i|0 for each i               -> y_i for each i
  *   GROUP_NORM               x, gamma, beta, pre|0, post|0               -> y, mean|0, rstd|0
  *                            mean, rstd: [N, 1, 1, groups]   pre, post: [N, 1, 1, C]
