@@ -1,0 +1,242 @@
+/* main.c: the program ddimd-train: its command line, its signals, its exit codes.
+ */
+#include "training/export.h"
+#include "training/trainer.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_SETS = 64, MAX_THREADS = 1024 };
+
+/* Exit codes; frozen: job runners tell by them what happened. */
+enum {
+    EXIT_DONE = 0,
+    EXIT_FAILED = 1,
+    EXIT_CONFIG = 2,
+    EXIT_DATA = 3,
+    EXIT_DIVERGED = 4,
+    EXIT_MEMORY = 5,
+    EXIT_BUSY = 6
+};
+
+static const char usage[] =
+    "usage: ddimd-train CONFIG.json --out DIR [options]      train\n"
+    "       ddimd-train CONFIG.json --check [options]        check the configuration, train nothing\n"
+    "       ddimd-train export MODEL.safetensors --dtype F16|BF16|F32 --out FILE\n"
+    "\n"
+    "  --out DIR            folder of the run: metrics.jsonl, samples/, checkpoints/ (made where it is missing)\n"
+    "  --resume             go on from the folder's last checkpoint; from the beginning where there is none\n"
+    "  --threads N          compute threads; default: all processors\n"
+    "  --precision P        f32, bf16 or auto (what the device computes in); instead of the configuration's\n"
+    "  --set KEY=VALUE      set a key of the configuration (dataset.path=mnist, optimizer.lr=1e-3); may be repeated\n"
+    "  --check              validate only\n"
+    "  --help, --version\n"
+    "\n"
+    "SIGTERM and SIGINT: the step is finished, a checkpoint written, exit code 0.\n"
+    "\n"
+    "exit codes:\n"
+    "  0  trained to the end, stopped early by early_stopping, or stopped by a signal after a checkpoint;\n"
+    "     the last line says which, and where the model is\n"
+    "  1  failed: files, disk, device\n"
+    "  2  command line or configuration\n"
+    "  3  the data set cannot be read\n"
+    "  4  the loss was not finite in 10 steps in a row\n"
+    "  5  not enough memory\n"
+    "  6  another process trains in this folder, or it holds a run and --resume was not given\n";
+
+static volatile sig_atomic_t stop_requested;
+
+static void request_stop(int signal_number)
+{
+    (void)signal_number;
+    stop_requested = 1;
+}
+
+struct arguments {
+    const char *config, *out, *dtype;
+    const char *sets[MAX_SETS];
+    int32_t n_sets, threads;
+    bool resume, check;
+    char precision[32]; // "precision=f32", "" for none
+};
+
+/* 0, or an exit code + 1 (1: --help or --version has been served). */
+static int bad_usage(const char *message, const char *what)
+{
+    fprintf(stderr, "ddimd-train: %s%s%s\n\n%s", message, what ? ": " : "", what ? what : "", usage);
+    return EXIT_CONFIG + 1;
+}
+
+static int add_set(struct arguments *a, const char *set)
+{
+    if (a->n_sets == MAX_SETS)
+        return bad_usage("too many --set", NULL);
+    a->sets[a->n_sets++] = set;
+    return 0;
+}
+
+static int read_threads(struct arguments *a, const char *text)
+{
+    char *end;
+    long n = strtol(text, &end, 10);
+    if (*end || end == text || n < 1 || n > MAX_THREADS)
+        return bad_usage("--threads must be a whole number from 1 to 1024", text);
+    a->threads = (int32_t)n;
+    return 0;
+}
+
+static int read_option(struct arguments *a, int option)
+{
+    switch (option) {
+    case 'o':
+        a->out = optarg;
+        return 0;
+    case 'd':
+        a->dtype = optarg;
+        return 0;
+    case 'r':
+        a->resume = true;
+        return 0;
+    case 'c':
+        a->check = true;
+        return 0;
+    case 't':
+        return read_threads(a, optarg);
+    case 'p':
+        snprintf(a->precision, sizeof a->precision, "precision=%.16s", optarg);
+        return 0;
+    case 's':
+        return add_set(a, optarg);
+    case 'h':
+        fputs(usage, stdout);
+        return 1;
+    case 'v':
+        puts("ddimd-train " DDIMD_VERSION);
+        return 1;
+    default:
+        fputs("ddimd-train --help lists the options\n", stderr);
+        return EXIT_CONFIG + 1;
+    }
+}
+
+static int read_arguments(int argc, char **argv, struct arguments *a)
+{
+    static const struct option options[] = {
+        {"out", required_argument, NULL, 'o'},     {"resume", no_argument, NULL, 'r'},
+        {"threads", required_argument, NULL, 't'}, {"precision", required_argument, NULL, 'p'},
+        {"set", required_argument, NULL, 's'},     {"check", no_argument, NULL, 'c'},
+        {"dtype", required_argument, NULL, 'd'},   {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'v'},       {0}};
+    int option;
+    while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+        int r = read_option(a, option);
+        if (r)
+            return r;
+    }
+    if (argc - optind != 1)
+        return bad_usage(optind == argc ? "a configuration is missing" : "too many arguments", NULL);
+    a->config = argv[optind];
+    return a->precision[0] ? add_set(a, a->precision) : 0;
+}
+
+static void print_error(const struct error *err)
+{
+    if (err->field[0])
+        fprintf(stderr, "ddimd-train: %s: %s\n", err->field, err->message);
+    else
+        fprintf(stderr, "ddimd-train: %s\n", err->message);
+}
+
+static int exit_code(int r, const struct error *err)
+{
+    if (r != -ENOMEM && strcmp(err->field, "dataset.path") == 0)
+        return EXIT_DATA;
+    switch (r) {
+    case -EINVAL:
+    case -ENOTSUP:
+        return EXIT_CONFIG;
+    case -ERANGE:
+        return EXIT_DIVERGED;
+    case -ENOMEM:
+        return EXIT_MEMORY;
+    case -EBUSY:
+    case -EEXIST:
+        return EXIT_BUSY;
+    default:
+        return EXIT_FAILED;
+    }
+}
+
+static void print_outcome(const struct trainer_outcome *o)
+{
+    static const char *const ends[] = {[TRAINER_FINISHED] = "finished",
+                                       [TRAINER_EARLY] = "stopped early, nothing improves any more",
+                                       [TRAINER_STOPPED] = "stopped on request, go on with --resume"};
+    printf("%s after %lld steps, %lld images; the model: %s\n", ends[o->end], (long long)o->state.step,
+           (long long)o->state.images, o->model);
+}
+
+static int train(const struct arguments *a)
+{
+    struct train_config config;
+    struct error err = {0};
+    int r = train_config_load(a->config, a->sets, a->n_sets, &config, &err);
+    if (r < 0) {
+        print_error(&err);
+        return r == -ENOMEM ? EXIT_MEMORY : EXIT_CONFIG;
+    }
+    if (a->check) {
+        printf("%s: good\n", a->config);
+        return EXIT_DONE;
+    }
+    const struct sigaction action = {.sa_handler = request_stop};
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    const struct trainer_options o = {.config = &config,
+                                      .out = a->out,
+                                      .resume = a->resume,
+                                      .threads = a->threads,
+                                      .log = stdout,
+                                      .stop = &stop_requested};
+    struct trainer_outcome outcome;
+    r = trainer_run(&o, &outcome, &err);
+    if (r < 0) {
+        print_error(&err);
+        return exit_code(r, &err);
+    }
+    print_outcome(&outcome);
+    return EXIT_DONE;
+}
+
+static int export_to(const struct arguments *a)
+{
+    struct error err = {0};
+    int r = export_model(a->config, a->dtype, a->out, &err);
+    if (r == 0) {
+        printf("%s: %s written to %s\n", a->config, a->dtype, a->out);
+        return EXIT_DONE;
+    }
+    print_error(&err);
+    return r == -EINVAL ? EXIT_CONFIG : r == -ENOMEM ? EXIT_MEMORY : EXIT_FAILED;
+}
+
+int main(int argc, char **argv)
+{
+    struct arguments a = {0};
+    bool exports = argc > 1 && strcmp(argv[1], "export") == 0;
+    int r = read_arguments(argc - exports, argv + exports, &a);
+    if (r)
+        return r - 1;
+    if (exports) {
+        if (!a.dtype || !a.out)
+            return bad_usage("export needs --dtype and --out", NULL) - 1;
+        return export_to(&a);
+    }
+    if (!a.out && !a.check)
+        return bad_usage("--out is missing", NULL) - 1;
+    return train(&a);
+}

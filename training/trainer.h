@@ -1,0 +1,41 @@
+/* trainer.h: a run of training from its configuration to its last checkpoint.
+ *
+ * One call, one thread (plus the loader's workers and the device's). Everything that the run leaves is in its folder
+ * (folder.h). A run that is stopped and resumed leaves the same bytes in its model files as one that was not.
+ */
+#ifndef DDIMD_TRAINING_TRAINER_H
+#define DDIMD_TRAINING_TRAINER_H
+
+#include "training/config.h"
+#include "training/folder.h"
+#include "training/state.h"
+
+#include <signal.h>
+#include <stdio.h>
+
+struct trainer_options {
+    const struct train_config *config;
+    const char *out;                   // folder of the run
+    bool resume;                       // go on from the state in it; from the beginning where there is none
+    int32_t threads;                   // of a CPU device; 0: all
+    FILE *log;                         // progress and notes
+    const volatile sig_atomic_t *stop; // not 0: finish the step, write a checkpoint, return
+};
+
+enum trainer_end { TRAINER_FINISHED, TRAINER_EARLY, TRAINER_STOPPED };
+
+struct trainer_outcome {
+    enum trainer_end end;
+    struct train_state state;
+    char model[RUN_PATH_BYTES]; // the model file to use: best where there is one, else last
+};
+
+/* 0; -EINVAL (configuration: err->field), -ENOENT (data), -EEXIST (the folder holds a run and resume is off), -EBUSY (a
+ * process trains there), -ERANGE (the loss is not finite, again and again), -ENOTSUP (device), -ENOMEM, -ENOSPC, -EIO.
+ */
+int trainer_run(const struct trainer_options *o, struct trainer_outcome *ret_outcome, struct error *err);
+
+/* Steps in a row whose loss or gradient is not finite, after which a run fails. */
+enum { TRAINER_MAX_SKIPPED = 10 };
+
+#endif
