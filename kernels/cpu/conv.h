@@ -1,0 +1,27 @@
+/* conv.h: shapes and descriptors that conv.c and conv_weights.c share. */
+#ifndef DDIMD_CPU_CONV_H
+#define DDIMD_CPU_CONV_H
+
+#include "kernels/cpu/cpu.h"
+
+/* A convolution of dense NHWC tensors. */
+struct conv_shape {
+    int32_t n, h, w, c, k, r, s; // input, output channels, filter
+    int32_t out_h, out_w;
+    int32_t stride;
+    int32_t pad[2][2]; // low, high of rows, of columns
+    enum dtype x, y;
+};
+
+/* graph_conv2d's stride and padding, R / 2 on the low side and what is left on the high one, for an x that is enlarged
+ * by scale first. */
+struct conv_shape conv_same_padding(const struct operand *x, enum dtype tx, enum dtype ty, const struct tensor *w,
+                                    int32_t k, int32_t stride, int32_t scale);
+int conv_describe(const struct conv_shape *s, bool bias, dnnl_convolution_desc_t *ret_desc, struct error *err);
+/* The forward convolution whose gradient is wanted: oneDNN's hint for a backward primitive. */
+int conv_forward_hint(struct device *d, const struct conv_shape *s, int n_threads, dnnl_primitive_desc_t *ret_pd,
+                      struct error *err);
+/* rc; where that is -ENOTSUP, err names the shape. */
+int conv_unsupported(const struct conv_shape *s, int rc, struct error *err);
+
+#endif

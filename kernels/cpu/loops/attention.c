@@ -1,0 +1,167 @@
+/* attention.c: one head of one image, in f32, ATTENTION_ROWS query rows at a time.
+ *
+ * Forward: s = q k^T / sqrt(d), p = e^(s - max), y = p v / sum. Backward computes p again from the kept log-sum-exp
+ * (Dao et al. 2022, appendix B): dv = p^T dy, dp = dy v^T, ds = p (dp - rowsum(dy y)), dq = ds k / sqrt(d),
+ * dk = ds^T q / sqrt(d).
+ */
+#include "kernels/cpu/loops/loops.h"
+#include "kernels/cpu/loops/vec.h"
+
+/* to[T, d] = factor x */
+static void load_rows(const struct attention_head *h, float *to, const void *x, size_t pitch, float factor)
+{
+    for (size_t t = 0; t < h->T; t++)
+        for (size_t i = 0; i < h->d; i += VEC) {
+            size_t w = h->d - i < VEC ? h->d - i : VEC;
+            vec_store(DTYPE_F32, to, t * h->d + i, w, vec_load(h->dtype, x, t * pitch + i, w) * factor);
+        }
+}
+
+static void store_rows(const struct attention_head *h, void *x, size_t pitch, const float *from, float factor)
+{
+    for (size_t t = 0; t < h->T; t++)
+        for (size_t i = 0; i < h->d; i += VEC) {
+            size_t w = h->d - i < VEC ? h->d - i : VEC;
+            vec_store(h->dtype, x, t * pitch + i, w, vec_load(DTYPE_F32, from, t * h->d + i, w) * factor);
+        }
+}
+
+static void transpose(float *to, const float *from, size_t rows, size_t columns)
+{
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < columns; j++)
+            to[j * rows + i] = from[i * columns + j];
+}
+
+/* c[m, n] (+)= a[m, k] b[k, n], b dense; a dense, or read transposed from [k, m] with a_column rows apart. */
+static void product(float *c, const float *a, size_t a_row, size_t a_column, const float *b, size_t m, size_t n,
+                    size_t k, bool accumulate)
+{
+    LOOPS(matrix_loops)
+        .gemm(&(struct gemm){.m = m,
+                             .n = n,
+                             .k = k,
+                             .a = a,
+                             .a_row = a_row,
+                             .a_column = a_column,
+                             .b_dtype = DTYPE_F32,
+                             .b = b,
+                             .b_row = n,
+                             .b_strip = GEMM_STRIP,
+                             .c = c,
+                             .c_row = n,
+                             .accumulate = accumulate});
+}
+
+ALWAYS_INLINE void softmax_row(enum dtype t, void *p, const float *s, size_t row, size_t T, float scale, float *inverse,
+                               float *lse)
+{
+    const float *from = s + row * T;
+    vec high = vec_set(-INFINITY);
+    for (size_t i = 0; i < T; i += VEC) {
+        size_t w = T - i < VEC ? T - i : VEC;
+        if (w == VEC)
+            high = vec_at_least(vec_load(DTYPE_F32, from, i, VEC), high);
+        else
+            for (size_t j = i; j < T; j++)
+                high = vec_at_least(vec_set(from[j]), high);
+    }
+    float max = vec_highest(high);
+    vec sum = {0};
+    for (size_t i = 0; i < T; i += VEC) {
+        size_t w = T - i < VEC ? T - i : VEC;
+        vec e = vec_exp((vec_load(DTYPE_F32, from, i, w) - max) * scale);
+        if (w < VEC)
+            for (size_t j = w; j < VEC; j++)
+                e[j] = 0;
+        sum += e;
+        vec_store(t, p, row * T + i, w, e);
+    }
+    float total = vec_sum(sum);
+    inverse[row] = 1.0f / total;
+    if (lse)
+        *lse = scale * max + logf(total);
+}
+
+static void softmax(enum dtype t, void *p, const float *s, size_t rows, size_t T, float scale, float *inverse,
+                    float *lse, size_t lse_pitch)
+{
+    for (size_t row = 0; row < rows; row++) {
+        float *l = lse ? lse + row * lse_pitch : NULL;
+        if (t == DTYPE_F32)
+            softmax_row(DTYPE_F32, p, s, row, T, scale, inverse, l);
+        else
+            softmax_row(DTYPE_BF16, p, s, row, T, scale, inverse, l);
+    }
+}
+
+static void forward(const struct attention_head *h)
+{
+    size_t T = h->T, d = h->d;
+    float *q = h->scratch, *k = q + T * d, *v = k + T * d, *y = v + T * d, *s = y + T * d;
+    load_rows(h, y, h->k, h->pitch, 1.0f);
+    transpose(k, y, T, d);
+    load_rows(h, q, h->q, h->pitch, 1.0f / sqrtf((float)d));
+    load_rows(h, v, h->v, h->pitch, 1.0f);
+    for (size_t row = 0; row < T; row += ATTENTION_ROWS) {
+        size_t rows = T - row < ATTENTION_ROWS ? T - row : ATTENTION_ROWS;
+        float inverse[ATTENTION_ROWS];
+        product(s, q + row * d, d, 1, k, rows, T, d, false);
+        softmax(DTYPE_F32, s, s, rows, T, 1.0f, inverse, h->lse ? h->lse + row * h->lse_pitch : NULL, h->lse_pitch);
+        product(y + row * d, s, T, 1, v, rows, d, T, false);
+        for (size_t i = 0; i < rows * d; i++)
+            y[row * d + i] *= inverse[i / d];
+    }
+    store_rows(h, h->y, h->y_pitch, y, 1.0f);
+}
+
+/* Rows [row, row + rows): p from the scores, ds from dp, both in place. */
+static void score_gradient(const struct attention_head *h, size_t row, size_t rows, float *p, float *dp, const float *y,
+                           const float *dy)
+{
+    size_t T = h->T, d = h->d;
+    for (size_t r = 0; r < rows; r++) {
+        vec dot = {0};
+        for (size_t i = 0; i < d; i += VEC) {
+            size_t w = d - i < VEC ? d - i : VEC;
+            dot += vec_load(DTYPE_F32, y, (row + r) * d + i, w) * vec_load(DTYPE_F32, dy, (row + r) * d + i, w);
+        }
+        float delta = vec_sum(dot), lse = h->lse[(row + r) * h->lse_pitch];
+        for (size_t i = 0; i < T; i += VEC) {
+            size_t w = T - i < VEC ? T - i : VEC;
+            vec e = vec_exp(vec_load(DTYPE_F32, p, r * T + i, w) - lse);
+            vec_store(DTYPE_F32, p, r * T + i, w, e);
+            vec_store(DTYPE_F32, dp, r * T + i, w, e * (vec_load(DTYPE_F32, dp, r * T + i, w) - delta));
+        }
+    }
+}
+
+static void backward(const struct attention_head *h)
+{
+    size_t T = h->T, d = h->d, size = T * d;
+    float *q = h->scratch, *k = q + size, *k_t = k + size, *v_t = k_t + size, *y = v_t + size, *dy = y + size;
+    float *dq = dy + size, *dk = dq + size, *dv = dk + size, *spare = dv + size;
+    float *p = spare + size, *dp = p + ATTENTION_ROWS * T;
+    float factor = 1.0f / sqrtf((float)d);
+    load_rows(h, q, h->q, h->pitch, factor);
+    load_rows(h, k, h->k, h->pitch, 1.0f);
+    load_rows(h, spare, h->v, h->pitch, 1.0f);
+    load_rows(h, y, h->y_in, h->y_pitch, 1.0f);
+    load_rows(h, dy, h->dy, h->dy_pitch, 1.0f);
+    transpose(k_t, k, T, d);
+    transpose(v_t, spare, T, d);
+    for (size_t row = 0; row < T; row += ATTENTION_ROWS) {
+        size_t rows = T - row < ATTENTION_ROWS ? T - row : ATTENTION_ROWS;
+        product(p, q + row * d, d, 1, k_t, rows, T, d, false);
+        product(dp, dy + row * d, d, 1, v_t, rows, T, d, false);
+        score_gradient(h, row, rows, p, dp, y, dy);
+        product(dq + row * d, dp, T, 1, k, rows, d, T, false);
+        product(dk, dp, 1, T, q + row * d, T, d, rows, row > 0);
+        product(dv, p, 1, T, dy + row * d, T, d, rows, row > 0);
+    }
+    store_rows(h, h->dq, h->d_pitch, dq, factor);
+    store_rows(h, h->dk, h->d_pitch, dk, 1.0f);
+    store_rows(h, h->dv, h->d_pitch, dv, 1.0f);
+}
+
+const struct attention_loops LOOPS(attention_loops) = {.forward = forward, .backward = backward, .softmax = softmax};

@@ -1,0 +1,15 @@
+/* table.c: the functions of one instruction set. */
+#include "kernels/cpu/loops/loops.h"
+
+#define NAME2(x) #x
+#define NAME(x) NAME2(x)
+
+const struct loops LOOPS(loops) = {
+    .name = NAME(LOOPS_ISA),
+    .pointwise = &LOOPS(pointwise_loops),
+    .random = &LOOPS(random_loops),
+    .norm = &LOOPS(norm_loops),
+    .matrix = &LOOPS(matrix_loops),
+    .attention = &LOOPS(attention_loops),
+    .state = &LOOPS(state_loops),
+};

@@ -1,0 +1,175 @@
+/* vec.h: sixteen floats at a time, for the loops that are compiled once per instruction set.
+ *
+ * GCC's vector extensions: one register with AVX-512, two with AVX2, four with SSE2. A tail shorter than a vector is
+ * loaded into a zero-padded vector and goes through the same arithmetic, so that a value does not depend on where in a
+ * row it lies. bf16 is stored rounded to nearest even and computed in f32.
+ */
+#ifndef DDIMD_CPU_LOOPS_VEC_H
+#define DDIMD_CPU_LOOPS_VEC_H
+
+#include "kernels/graph.h"
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+#define VEC 16
+#define ALWAYS_INLINE static inline __attribute__((always_inline, unused))
+
+typedef float vec __attribute__((vector_size(64)));
+typedef int32_t veci __attribute__((vector_size(64)));
+typedef uint32_t vecu __attribute__((vector_size(64)));
+typedef uint16_t vech __attribute__((vector_size(32)));
+
+ALWAYS_INLINE vec vec_set(float x)
+{
+    return (vec){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
+}
+
+ALWAYS_INLINE vec vec_from_bf16(vech h)
+{
+    return (vec)(__builtin_convertvector(h, vecu) << 16);
+}
+
+/* Round to nearest even; a NaN stays one. */
+ALWAYS_INLINE vech vec_to_bf16(vec x)
+{
+#ifdef __AVX512BF16__
+    return (vech)_mm512_cvtneps_pbh((__m512)x);
+#else
+    vecu u = (vecu)x;
+    vecu rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+    vecu is_nan = (vecu)((u & 0x7fffffff) > 0x7f800000);
+    return __builtin_convertvector((rounded & ~is_nan) | (((u >> 16) | 0x40) & is_nan), vech);
+#endif
+}
+
+ALWAYS_INLINE float float_from_bf16(uint16_t h)
+{
+    uint32_t u = (uint32_t)h << 16;
+    float x;
+    memcpy(&x, &u, 4);
+    return x;
+}
+
+/* n of 16 elements (n == VEC in the body of a row) at element i of p. */
+ALWAYS_INLINE vec vec_load(enum dtype t, const void *p, size_t i, size_t n)
+{
+    if (t == DTYPE_F32) {
+        vec x = {0};
+        if (n == VEC)
+            memcpy(&x, (const float *)p + i, sizeof(x));
+        else
+            memcpy(&x, (const float *)p + i, n * 4);
+        return x;
+    }
+    vech h = {0};
+    if (n == VEC)
+        memcpy(&h, (const uint16_t *)p + i, sizeof(h));
+    else
+        memcpy(&h, (const uint16_t *)p + i, n * 2);
+    return vec_from_bf16(h);
+}
+
+ALWAYS_INLINE void vec_store(enum dtype t, void *p, size_t i, size_t n, vec x)
+{
+    if (t == DTYPE_F32) {
+        if (n == VEC)
+            memcpy((float *)p + i, &x, sizeof(x));
+        else
+            memcpy((float *)p + i, &x, n * 4);
+        return;
+    }
+    vech h = vec_to_bf16(x);
+    if (n == VEC)
+        memcpy((uint16_t *)p + i, &h, sizeof(h));
+    else
+        memcpy((uint16_t *)p + i, &h, n * 2);
+}
+
+/* Sum in a fixed order: halves, quarters, ... */
+ALWAYS_INLINE float vec_sum(vec x)
+{
+    float a[VEC];
+    memcpy(a, &x, sizeof(x));
+    for (int w = VEC / 2; w; w /= 2)
+        for (int i = 0; i < w; i++)
+            a[i] += a[i + w];
+    return a[0];
+}
+
+/* Where mask (all ones or all zeros per lane) x, else y. */
+ALWAYS_INLINE vec vec_select(veci mask, vec x, vec y)
+{
+    return (vec)(((veci)x & mask) | ((veci)y & ~mask));
+}
+
+/* The greater, the lesser; x where either is NaN. */
+ALWAYS_INLINE vec vec_at_least(vec x, vec limit)
+{
+#ifdef __AVX512F__
+    return (vec)_mm512_max_ps((__m512)limit, (__m512)x);
+#else
+    return vec_select(limit > x, limit, x);
+#endif
+}
+
+ALWAYS_INLINE vec vec_at_most(vec x, vec limit)
+{
+#ifdef __AVX512F__
+    return (vec)_mm512_min_ps((__m512)limit, (__m512)x);
+#else
+    return vec_select(limit < x, limit, x);
+#endif
+}
+
+ALWAYS_INLINE float vec_highest(vec x)
+{
+    float a[VEC];
+    memcpy(a, &x, sizeof(x));
+    for (int w = VEC / 2; w; w /= 2)
+        for (int i = 0; i < w; i++)
+            a[i] = a[i] > a[i + w] ? a[i] : a[i + w];
+    return a[0];
+}
+
+/* e^x, relative error below 2e-7 in [-87, 88]; above, the value at 88, below, the value at -87; NaN stays NaN.
+ * x = k ln 2 + r with |r| <= ln 2 / 2, then a polynomial of degree 6 in r (minimax) and a scaling by 2^k. */
+ALWAYS_INLINE vec vec_exp(vec x)
+{
+    const vec round = vec_set(12582912.0f); // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+    x = vec_at_least(vec_at_most(x, vec_set(88.0f)), vec_set(-87.0f));
+    vec shifted = x * 1.44269504088896341f + round;
+    vec k = shifted - round;
+    vec r = x - k * 0.693145751953125f - k * 1.42860682030941723212e-6f;
+    vec p = r * 1.381460119e-3f + 8.368720418e-3f;
+    p = p * r + 4.166838826e-2f;
+    p = p * r + 1.666652060e-1f;
+    p = p * r + 4.999999345e-1f;
+    p = p * (r * r) + r + 1.0f;
+    return (vec)((veci)p + ((veci)shifted << 23));
+}
+
+/* 1 / (1 + e^-x). Where the result is rounded to bf16 a shorter polynomial (2^f, degree 3, relative error 1e-4) and the
+ * hardware's reciprocal (2^-14) are enough. */
+ALWAYS_INLINE vec vec_sigmoid(__attribute__((unused)) enum dtype t, vec x)
+{
+#ifdef __AVX512F__
+    if (t == DTYPE_BF16) {
+        vec y = x * -1.44269504088896341f;
+        vec k = (vec)_mm512_roundscale_ps((__m512)y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        vec f = y - k;
+        vec p = f * 5.500837350e-2f + 2.422117543e-1f;
+        p = p * f + 6.932830744e-1f;
+        p = p * f + 1.0f;
+        vec e = (vec)_mm512_scalef_ps((__m512)p, (__m512)k);
+        return (vec)_mm512_rcp14_ps((__m512)(e + 1.0f));
+    }
+#endif
+    return 1.0f / (1.0f + vec_exp(-x));
+}
+
+#endif
