@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 struct attention_run {
-    struct loop_primitive *p = NULL;
+    struct loop_primitive *p;
     const struct frame *f;
     size_t scratch; // floats of one thread
 };

@@ -11,13 +11,13 @@
 
 /* One image, or a range of its rows, of an operation. */
 struct piece {
-    struct loop_primitive *p = NULL;
+    struct loop_primitive *p;
     const struct frame *f;
     size_t image, row, rows; // rows of in[0]'s height
 };
 
 struct piece_run {
-    struct loop_primitive *p = NULL;
+    struct loop_primitive *p;
     const struct frame *f;
     size_t parts;
     void (*body)(const struct piece *piece);

@@ -12,7 +12,7 @@
 enum { X = 0, GAMMA, BETA, PRE, POST, MEAN, RSTD, DY, MORE };
 
 struct norm_run {
-    struct loop_primitive *p = NULL;
+    struct loop_primitive *p;
     const struct frame *f;
     size_t parts;   // of the channels
     size_t scratch; // floats of one part
