@@ -29,15 +29,16 @@ static inline struct philox_block philox4x32_10(uint64_t key, uint32_t c0, uint3
     return (struct philox_block){{c0, c1, c2, c3}};
 }
 
-/* (r >> 8 + 1/2) 2^-24, in (0, 1), exact in f32. */
+/* ((r >> 8) + 1/2) 2^-24 rounded to f32 (half of the values above 1/2 are), in (0, 1]. */
 static inline float philox_uniform(uint32_t r)
 {
     return ((float)(r >> 8) + 0.5f) * 0x1p-24f;
 }
 
 /* Fills z[n] with standard normals: element 4 j + i is normal i of the block with counter (j, draw, image mod 2^32,
- * image div 2^32), key = seed; of a block r0..r3 with u_i = philox_uniform(r_i) the four normals are sqrt(-2 ln u0)
- * (cos, sin)(2 pi u1), sqrt(-2 ln u2) (cos, sin)(2 pi u3) (Box and Muller 1958). n need not be a multiple of 4. */
+ * image div 2^32), key = seed; of a block r0..r3 with u_i = ((r_i >> 8) + 1/2) 2^-24, exactly, the four normals are
+ * sqrt(-2 ln u0) (cos, sin)(2 pi u1), sqrt(-2 ln u2) (cos, sin)(2 pi u3) (Box and Muller 1958), within 1e-6. n need not
+ * be a multiple of 4; an element's bits depend on neither n nor the processor. */
 void philox_normal(float *z, size_t n, uint64_t seed, uint64_t image, uint32_t draw);
 
 #endif
