@@ -1,0 +1,43 @@
+/* api.h: the HTTP interface, as the daemon starts and stops it.
+ *
+ * libmicrohttpd's threads take requests apart and put answers together; a request that waits for the device or for a
+ * model is suspended, so that no HTTP thread ever blocks on either. Nothing here logs but through the callback.
+ */
+#ifndef DDIMD_API_H
+#define DDIMD_API_H
+
+#include "api/recipe.h"
+
+enum api_state { API_STARTING, API_READY, API_DRAINING };
+
+struct api_options {
+    struct scheduler *scheduler; // both outlive the api
+    struct model_store *models;
+    char device[FIELD_TEXT_BYTES]; // kind of device and precision, "cpu bf16": with the model and the build it fixes
+                                   // the bytes of an answer
+    struct request_limits limits;
+    size_t max_body_bytes, max_uri_bytes, max_header_bytes;
+    unsigned max_connections, idle_timeout_s, n_threads;
+    /* One line, no newline; priority as in syslog.h. From any thread. */
+    void (*log)(void *context, int priority, const char *line);
+    void *log_context;
+};
+
+struct api;
+/* 0, -ENOMEM, -EAGAIN (no thread). Strings are copied. */
+int api_create(const struct api_options *o, struct api **ret_api, struct error *err);
+/* Serves a listening socket, which is taken over also on failure. Once. 0, -EIO. */
+int api_listen(struct api *a, int fd, struct error *err);
+
+/* What /readyz says, and whether requests are taken; starting at first. Any thread. */
+void api_set_state(struct api *a, enum api_state state);
+/* CLOCK_MONOTONIC at which the device's worker last turned (scheduler_options.alive). Any thread. */
+void api_set_alive(struct api *a, int64_t now_ns);
+
+/* Waits until no request is under way, at most until deadline_ns (CLOCK_MONOTONIC); ends the listening socket and all
+ * connections. The scheduler is drained or stopped before, else its requests stay suspended. Returns 0, -ETIMEDOUT
+ * (some were cut off). */
+int api_stop(struct api *a, int64_t deadline_ns);
+void api_free(struct api *a); // stopped, or never listened; NULL is fine
+
+#endif

@@ -1,0 +1,121 @@
+/* metrics.c: GET /metrics, in Prometheus' text format 0.0.4: base units, bounded labels. */
+#include "api/private.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const int status_codes[STATUS_KINDS] = {200, 204, 304, 400, 404, 405, 406, 413,
+                                               414, 415, 429, 431, 499, 500, 503, 504};
+
+int metrics_status_index(int status)
+{
+    for (int i = 0; i < STATUS_KINDS - 1; i++)
+        if (status_codes[i] == status)
+            return i;
+    return STATUS_KINDS - 1;
+}
+
+static void describe(struct text *t, const char *name, const char *type, const char *help)
+{
+    text_printf(t, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+}
+
+static void value(struct text *t, const char *name, const char *type, const char *help, double v)
+{
+    describe(t, name, type, help);
+    text_printf(t, "%s %.17g\n", name, v);
+}
+
+static void requests_write(struct api *a, struct text *t)
+{
+    describe(t, "ddimd_http_requests_total", "counter", "Requests answered, by route and status.");
+    for (int r = 0; r <= ROUTE_MAX_COUNT; r++) {
+        for (int i = 0; i < STATUS_KINDS; i++) {
+            unsigned long long n = atomic_load(&a->answers[r][i]);
+            if (n == 0)
+                continue;
+            text_printf(t, "ddimd_http_requests_total{route=\"%s\",code=\"",
+                        r < ROUTE_MAX_COUNT ? route_table[r].path : "");
+            if (status_codes[i])
+                text_printf(t, "%d\"} %llu\n", status_codes[i], n);
+            else
+                text_printf(t, "other\"} %llu\n", n);
+        }
+    }
+}
+
+static void histogram_write(struct text *t, const char *name, const char *help, const struct scheduler_histogram *h)
+{
+    int64_t n = 0;
+    describe(t, name, "histogram", help);
+    for (int i = 0; i < SCHEDULER_BUCKETS; i++) {
+        n += h->count[i];
+        text_printf(t, "%s_bucket{le=\"%.10g\"} %lld\n", name, h->bounds[i], (long long)n);
+    }
+    text_printf(t, "%s_bucket{le=\"+Inf\"} %lld\n%s_sum %.17g\n%s_count %lld\n", name, (long long)h->n, name, h->sum,
+                name, (long long)h->n);
+}
+
+static void outcomes_write(struct text *t, const struct scheduler_stats *s)
+{
+    const struct {
+        const char *outcome;
+        int64_t n;
+    } rows[] = {
+        {"completed", s->completed}, {"cancelled", s->cancelled}, {"timed_out", s->timed_out}, {"failed", s->failed}};
+    describe(t, "ddimd_generations_total", "counter", "Generations that left the scheduler, by how they ended.");
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+        text_printf(t, "ddimd_generations_total{outcome=\"%s\"} %lld\n", rows[i].outcome, (long long)rows[i].n);
+    describe(t, "ddimd_refusals_total", "counter", "Generations that the scheduler refused, by reason.");
+    for (int i = 0; i < REFUSAL_COUNT; i++)
+        text_printf(t, "ddimd_refusals_total{reason=\"%s\"} %lld\n", refusal_names[i], (long long)s->refused[i]);
+}
+
+static void scheduler_write(struct text *t, const struct scheduler_stats *s)
+{
+    value(t, "ddimd_queue_requests", "gauge", "Generations queued or running.", (double)s->requests);
+    value(t, "ddimd_queue_images", "gauge", "Their images that are not done.", (double)s->images);
+    value(t, "ddimd_queue_row_steps", "gauge", "Their work: batch rows times steps that are left.",
+          (double)s->row_steps);
+    value(t, "ddimd_queue_bytes", "gauge", "Memory held for their results.", (double)s->bytes);
+    value(t, "ddimd_lanes_active", "gauge", "Images on the device.", (double)s->active_lanes);
+    value(t, "ddimd_steps_total", "counter", "Steps of the device.", (double)s->steps);
+    value(t, "ddimd_lane_steps_total", "counter", "Images advanced, summed over steps.", (double)s->lane_steps);
+    value(t, "ddimd_lane_joins_total", "counter", "Images that joined the device.", (double)s->joins);
+    value(t, "ddimd_lane_leaves_total", "counter", "Images that left the device.", (double)s->leaves);
+    value(t, "ddimd_lanes_not_finite_total", "counter", "Images whose state was no longer finite.",
+          (double)s->failed_lanes);
+    value(t, "ddimd_row_step_seconds", "gauge", "Device time of one batch row in one full step.", s->row_step_seconds);
+    value(t, "ddimd_device_lost", "gauge", "1 once the device failed.", s->device_lost);
+    outcomes_write(t, s);
+    histogram_write(t, "ddimd_queue_wait_seconds", "From arrival to the first step.", &s->queue_seconds);
+    histogram_write(t, "ddimd_step_seconds", "Time of one step.", &s->step_seconds);
+    histogram_write(t, "ddimd_step_lanes", "Images in one step.", &s->step_lanes);
+    histogram_write(t, "ddimd_cancel_seconds", "From a cancel to its end.", &s->cancel_seconds);
+}
+
+void handle_metrics(struct exchange *x)
+{
+    struct api *a = x->api;
+    struct text t = {0};
+    struct scheduler_stats stats;
+    scheduler_stats(a->options.scheduler, &stats);
+    describe(&t, "ddimd_build_info", "gauge", "1, with version and device as labels.");
+    text_printf(&t, "ddimd_build_info{version=\"%s\",device=\"%s\"} 1\n", DDIMD_VERSION, a->options.device);
+    value(&t, "ddimd_uptime_seconds", "gauge", "Since the start.", (double)(now_ns() - a->started_ns) / 1e9);
+    value(&t, "ddimd_ready", "gauge", "1 while requests can be served.", api_unready(a) == NULL);
+    pthread_mutex_lock(&a->lock);
+    int n_live = a->n_live;
+    pthread_mutex_unlock(&a->lock);
+    value(&t, "ddimd_http_requests_active", "gauge", "Requests under way, this one included.", n_live);
+    requests_write(a, &t);
+    value(&t, "ddimd_http_answer_bytes_total", "counter", "Bytes of answers, without streams.",
+          (double)atomic_load(&a->answer_bytes));
+    value(&t, "ddimd_images_total", "counter", "Images answered.", (double)atomic_load(&a->images));
+    value(&t, "ddimd_encode_seconds_sum", "counter", "Time spent encoding answers.",
+          (double)atomic_load(&a->encode_ns) / 1e9);
+    value(&t, "ddimd_encode_seconds_count", "counter", "Answers encoded.", (double)atomic_load(&a->encodes));
+    scheduler_write(&t, &stats);
+    exchange_answer(x, 200, "text/plain; version=0.0.4; charset=utf-8", &t);
+    exchange_header(x, "Cache-Control", "no-store");
+}

@@ -1,0 +1,211 @@
+/* openapi.c: GET /openapi.json, OpenAPI 3.1, made of the tables that dispatch and validate. */
+#include "api/private.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- fields ---- */
+
+/* class is read by a function of its own, which the table cannot describe. */
+static json_t *class_schema(const char *help)
+{
+    return json_pack("{s[{s[ss]} {sss{s[ss]}si}] ss ss}", "oneOf", "type", "integer", "string", "type", "array",
+                     "items", "type", "integer", "string", "minItems", 1, "default", "all", "description", help);
+}
+
+/* The schema of one field, by its table. */
+static json_t *field_schema(const struct json_field *table, const struct json_field *f)
+{
+    if (f->kind == FIELD_CUSTOM)
+        return class_schema(f->help);
+    json_t *all = json_fields_schema(table, &fields_defaults);
+    json_t *schema = json_incref(json_object_get(json_object_get(all, "properties"), f->name));
+    json_decref(all);
+    if (!field_has_default(f->name))
+        json_object_del(schema, "default");
+    return schema;
+}
+
+static json_t *query_parameters(const struct route *r)
+{
+    json_t *list = json_array();
+    for (const struct json_field *f = r->fields ? r->fields : no_fields; f->name; f++) {
+        json_t *schema = field_schema(r->fields, f);
+        json_object_del(schema, "description");
+        json_t *p =
+            json_pack("{ss ss ss so}", "name", f->name, "in", "query", "description", f->help, "schema", schema);
+        if (f->kind == FIELD_CUSTOM) { // a list is "0,3,cat"
+            json_object_set_new(p, "style", json_string("form"));
+            json_object_set_new(p, "explode", json_false());
+        }
+        json_array_append_new(list, p);
+    }
+    if (!r->fields)
+        json_array_append_new(list,
+                              json_pack("{ss ss sb ss s{ss}}", "name", "verbose", "in", "query", "allowEmptyValue", 1,
+                                        "description", "Lists the checks.", "schema", "type", "boolean"));
+    return list;
+}
+
+static json_t *path_parameter(void)
+{
+    return json_pack("{ss ss sb s{ss ss si}}", "name", "name", "in", "path", "required", 1, "schema", "type", "string",
+                     "pattern", "^[A-Za-z0-9._-]+$", "maxLength", MODEL_NAME_BYTES - 1);
+}
+
+static json_t *body_schema(const struct route *r)
+{
+    json_t *schema = json_fields_schema(r->fields, &fields_defaults),
+           *properties = json_object_get(schema, "properties");
+    for (const struct json_field *f = r->fields; f->name; f++)
+        json_object_set_new(properties, f->name, field_schema(r->fields, f));
+    return schema;
+}
+
+static json_t *request_body(const struct route *r)
+{
+    json_t *content = json_object();
+    for (int i = 0; r->bodies[i]; i++) {
+        bool picture = strcmp(r->bodies[i], "image/png") == 0;
+        json_object_set_new(content, r->bodies[i],
+                            picture ? json_object()
+                                    : json_pack("{s{ss}}", "schema", "$ref", "#/components/schemas/Generate"));
+    }
+    return json_pack("{so}", "content", content);
+}
+
+/* ---- answers ---- */
+
+static json_t *answer_headers(const struct route *r)
+{
+    json_t *headers = json_pack("{s{ss s{ss}}}", "X-Request-Id", "description", "Names the request in the log.",
+                                "schema", "type", "string");
+    if (r->fields != generate_fields)
+        return headers;
+    static const char *const of_images[][2] = {{"X-Seed", "The seed, also where it was random."},
+                                               {"X-Model", "The model's name."},
+                                               {"ETag", "A function of model, parameters, build and device."},
+                                               {"Server-Timing", "Queue, sample and encode times in milliseconds."}};
+    for (size_t i = 0; i < sizeof(of_images) / sizeof(of_images[0]); i++)
+        json_object_set_new(headers, of_images[i][0],
+                            json_pack("{ss s{ss}}", "description", of_images[i][1], "schema", "type", "string"));
+    return headers;
+}
+
+static json_t *good_answer(const struct route *r)
+{
+    json_t *content = json_object();
+    for (int i = 0; r->offers[i]; i++)
+        json_object_set_new(content, r->offers[i], json_object());
+    return json_pack("{ss so so}", "description", r->summary, "headers", answer_headers(r), "content", content);
+}
+
+static void problem_add(json_t *answers, enum problem_kind kind)
+{
+    const struct problem_info *info = &problem_infos[kind];
+    char code[8];
+    snprintf(code, sizeof(code), "%d", info->status);
+    json_t *there = json_object_get(answers, code);
+    if (there) { // several types share a status
+        const char *so_far = json_string_value(json_object_get(there, "description"));
+        if (!strstr(so_far, info->name))
+            json_object_set_new(there, "description", json_sprintf("%s; %s", so_far, info->name));
+        return;
+    }
+    json_t *answer = json_pack("{ss s{s{s{ss}}}}", "description", info->name, "content", "application/problem+json",
+                               "schema", "$ref", "#/components/schemas/Problem");
+    if (info->status == 429 || info->status == 503)
+        json_object_set_new(answer, "headers",
+                            json_pack("{s{ss s{ss si}}}", "Retry-After", "description",
+                                      "Seconds, from backlog and measured step time.", "schema", "type", "integer",
+                                      "minimum", 1));
+    json_object_set_new(answers, code, answer);
+}
+
+static json_t *answers_of(const struct route *r, unsigned method)
+{
+    json_t *answers = json_pack("{so}", "200", good_answer(r));
+    if (r->fields == generate_fields)
+        json_object_set_new(answers, "304",
+                            json_pack("{ss}", "description", "If-None-Match names the answer to this fixed seed."));
+    problem_add(answers, PROBLEM_BAD_FIELD);
+    problem_add(answers, PROBLEM_NOT_ACCEPTABLE);
+    problem_add(answers, PROBLEM_BODY_TOO_LARGE);
+    problem_add(answers, PROBLEM_URI_TOO_LONG);
+    problem_add(answers, PROBLEM_HEADERS_TOO_LARGE);
+    problem_add(answers, PROBLEM_INTERNAL);
+    problem_add(answers, PROBLEM_OUT_OF_MEMORY);
+    if (method == METHOD_POST && r->bodies)
+        problem_add(answers, PROBLEM_UNSUPPORTED_MEDIA_TYPE);
+    for (const enum problem_kind *k = r->problems; *k; k++)
+        problem_add(answers, *k);
+    return answers;
+}
+
+/* ---- the document ---- */
+
+static json_t *operation(const struct route *r, unsigned method)
+{
+    bool both = r->methods == (METHOD_GET | METHOD_POST);
+    json_t *parameters = query_parameters(r);
+    json_t *o = json_pack("{ss+ ss so}", "operationId", r->operation, both && method == METHOD_GET ? "Get" : "",
+                          "summary", r->summary, "responses", answers_of(r, method));
+    if (strchr(r->path, '{'))
+        json_array_append_new(parameters, path_parameter());
+    json_object_set_new(o, "parameters", parameters);
+    if (method == METHOD_POST && r->bodies)
+        json_object_set_new(o, "requestBody", request_body(r));
+    return o;
+}
+
+static json_t *paths(void)
+{
+    json_t *all = json_object();
+    for (const struct route *r = route_table; r->path; r++) {
+        json_t *path = json_object();
+        if (r->methods & METHOD_GET)
+            json_object_set_new(path, "get", operation(r, METHOD_GET));
+        if (r->methods & METHOD_POST)
+            json_object_set_new(path, "post", operation(r, METHOD_POST));
+        json_object_set_new(all, r->path, path);
+    }
+    return all;
+}
+
+static json_t *problem_schema(void)
+{
+    json_t *types = json_array();
+    for (int k = PROBLEM_NONE + 1; k < PROBLEM_COUNT; k++)
+        json_array_append_new(types, json_sprintf("/problems/%s", problem_infos[k].name));
+    return json_pack("{ss s[sssss] s{s{ss so} s{ss} s{ss} s{ss} s{ss} s{ss} s{s[ss]} s{ss} s{ss}}}", "type", "object",
+                     "required", "type", "title", "status", "detail", "instance", "properties", "type", "type",
+                     "string", "enum", types, "title", "type", "string", "status", "type", "integer", "detail", "type",
+                     "string", "instance", "type", "string", "field", "type", "string", "allowed", "type", "array",
+                     "object", "nearest", "type", "string", "retry_after", "type", "integer");
+}
+
+static json_t *document(void)
+{
+    const struct route *generate = route_find("/generate", (char[MODEL_NAME_BYTES]){0});
+    return json_pack("{ss s{ss ss ss s{ss}} s[{ss} {ss}] so s{s{so so}}}", "openapi", "3.1.0", "info", "title", "ddimd",
+                     "version", DDIMD_VERSION, "description",
+                     "Class-conditional diffusion models, served with step-level batching.", "license", "name",
+                     "Apache-2.0", "servers", "url", "/", "url", "/v1", "paths", paths(), "components", "schemas",
+                     "Generate", body_schema(generate), "Problem", problem_schema());
+}
+
+void handle_openapi(struct exchange *x)
+{
+    struct text t = {0};
+    json_t *json = document();
+    char *s = json ? json_dumps(json, JSON_INDENT(1)) : NULL;
+    if (s)
+        text_puts(&t, s);
+    else
+        t.failed = true;
+    free(s);
+    json_decref(json);
+    exchange_answer(x, 200, "application/json", &t);
+}

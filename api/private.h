@@ -1,0 +1,63 @@
+/* private.h: struct api, and the handlers that the table of routes names. */
+#ifndef DDIMD_API_PRIVATE_H
+#define DDIMD_API_PRIVATE_H
+
+#include "api/exchange.h"
+
+enum { STATUS_KINDS = 20 };
+
+struct hangup;
+struct asides;
+struct MHD_Daemon;
+
+struct api {
+    struct api_options options;
+    struct MHD_Daemon *http;
+    struct hangup *hangup;
+    struct asides *asides;
+    atomic_int state; // enum api_state
+    _Atomic int64_t alive_ns;
+    atomic_uint serial; // of requests, for their ids
+    uint32_t instance;  // random, likewise
+    int64_t started_ns;
+
+    pthread_mutex_t lock; // the list of live exchanges
+    pthread_cond_t idle;
+    struct exchange *live;
+    int n_live;
+
+    /* metrics */
+    _Atomic uint64_t answers[ROUTE_MAX_COUNT + 1][STATUS_KINDS]; // the last row: no route
+    _Atomic uint64_t images, encode_ns, encodes, answer_bytes;
+};
+
+int64_t now_ns(void); // CLOCK_MONOTONIC
+void api_log(struct api *a, int priority, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* True where generations are taken; else the problem is answered. */
+bool api_check_ready(struct exchange *x);
+/* Why it is not ready, NULL where it is. */
+const char *api_unready(struct api *a);
+
+/* Column of api.answers; the last one is for codes without a column of their own. */
+int metrics_status_index(int status);
+
+/* handlers */
+void handle_generate(struct exchange *x);
+void handle_replay(struct exchange *x);
+void handle_schedule(struct exchange *x);
+void handle_models(struct exchange *x);
+void handle_model(struct exchange *x);
+void handle_model_load(struct exchange *x);
+void handle_model_unload(struct exchange *x);
+void handle_model_default(struct exchange *x);
+void handle_capabilities(struct exchange *x);
+void handle_healthz(struct exchange *x);
+void handle_readyz(struct exchange *x);
+void handle_version(struct exchange *x);
+void handle_metrics(struct exchange *x);
+void handle_openapi(struct exchange *x);
+void handle_problem(struct exchange *x);
+void handle_page(struct exchange *x);
+
+#endif

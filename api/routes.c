@@ -1,0 +1,106 @@
+/* routes.c: see routes.h. */
+#include "api/private.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char *const pictures[] = {"image/png",         "application/json",  "application/zip",
+                                       "application/x-npy", "text/event-stream", NULL};
+static const char *const json[] = {"application/json", NULL};
+static const char *const html[] = {"text/html", NULL};
+static const char *const plain[] = {"text/plain", NULL};
+static const char *const fields[] = {"application/json", "application/x-www-form-urlencoded", NULL};
+static const char *const png[] = {"image/png", NULL};
+
+#define SAMPLING_PROBLEMS                                                                                              \
+    PROBLEM_NO_SUCH_MODEL, PROBLEM_SHARE_EXCEEDED, PROBLEM_QUEUE_FULL, PROBLEM_STARTING, PROBLEM_DRAINING,             \
+        PROBLEM_DEVICE_LOST, PROBLEM_NOT_FINITE, PROBLEM_BAD_MODEL
+static const enum problem_kind generate_problems[] = {PROBLEM_BAD_BODY, PROBLEM_TIMEOUT, SAMPLING_PROBLEMS, 0};
+static const enum problem_kind replay_problems[] = {PROBLEM_BAD_BODY, SAMPLING_PROBLEMS, 0};
+static const enum problem_kind model_problems[] = {PROBLEM_NO_SUCH_MODEL, PROBLEM_BAD_MODEL, 0};
+static const enum problem_kind load_problems[] = {PROBLEM_NO_SUCH_MODEL, PROBLEM_BAD_MODEL, PROBLEM_OUT_OF_MEMORY,
+                                                  PROBLEM_DEVICE_LOST, 0};
+static const enum problem_kind ready_problems[] = {PROBLEM_STARTING, 0};
+static const enum problem_kind lookup_problems[] = {PROBLEM_NOT_FOUND, 0};
+static const enum problem_kind no_problems[] = {0};
+
+const struct route route_table[] = {
+    {"/", METHOD_GET, handle_page, html, NULL, no_fields, "page", "A page to try the daemon with", no_problems},
+    {"/generate", METHOD_GET | METHOD_POST, handle_generate, pictures, fields, generate_fields, "generate",
+     "Generate images", generate_problems},
+    {"/schedule", METHOD_GET, handle_schedule, json, NULL, schedule_fields, "schedule",
+     "The exact rows that a sampling method runs", model_problems},
+    {"/replay", METHOD_POST, handle_replay, json, png, no_fields, "replay", "Generate a PNG of ours again and compare",
+     replay_problems},
+    {"/capabilities", METHOD_GET, handle_capabilities, json, NULL, no_fields, "capabilities",
+     "Limits, models, methods, measured step times", no_problems},
+    {"/models", METHOD_GET, handle_models, json, NULL, no_fields, "models", "All models", no_problems},
+    {"/models/{name}", METHOD_GET, handle_model, json, NULL, no_fields, "model", "One model", model_problems},
+    {"/models/{name}/load", METHOD_POST, handle_model_load, json, NULL, no_fields, "modelLoad", "Make a model resident",
+     load_problems},
+    {"/models/{name}/unload", METHOD_POST, handle_model_unload, json, NULL, no_fields, "modelUnload",
+     "Let go of a resident model; requests under way keep it", model_problems},
+    {"/models/{name}/default", METHOD_POST, handle_model_default, json, NULL, no_fields, "modelDefault",
+     "Make a model the default", load_problems},
+    {"/healthz", METHOD_GET, handle_healthz, json, NULL, no_fields, "healthz", "The process turns", no_problems},
+    {"/readyz", METHOD_GET, handle_readyz, json, NULL, NULL, "readyz", "Requests can be served; ?verbose lists why not",
+     ready_problems},
+    {"/version", METHOD_GET, handle_version, json, NULL, no_fields, "version", "What runs here", no_problems},
+    {"/metrics", METHOD_GET, handle_metrics, plain, NULL, no_fields, "metrics", "Prometheus metrics", no_problems},
+    {"/openapi.json", METHOD_GET, handle_openapi, json, NULL, no_fields, "openapi", "This interface as OpenAPI 3.1",
+     no_problems},
+    {"/problems/{name}", METHOD_GET, handle_problem, plain, NULL, no_fields, "problem",
+     "What a problem's type means and what to do", lookup_problems},
+    {0},
+};
+
+/* Names of models and problems: what may stand for {name}. */
+static size_t name_span(const char *p)
+{
+    size_t n = 0;
+    while (isalnum((unsigned char)p[n]) || (p[n] && strchr("._-", p[n])))
+        n++;
+    return n;
+}
+
+static bool path_matches(const char *pattern, const char *path, char *ret_name)
+{
+    ret_name[0] = '\0';
+    while (*pattern) {
+        if (*pattern == '{') {
+            size_t n = name_span(path);
+            if (n == 0 || n >= MODEL_NAME_BYTES)
+                return false;
+            snprintf(ret_name, MODEL_NAME_BYTES, "%.*s", (int)n, path);
+            path += n;
+            pattern = strchr(pattern, '}') + 1;
+        } else if (*pattern++ != *path++) {
+            return false;
+        }
+    }
+    return *path == '\0';
+}
+
+const struct route *route_find(const char *path, char *ret_name)
+{
+    if (strncmp(path, "/v1", 3) == 0 && (path[3] == '/' || path[3] == '\0'))
+        path = path[3] ? path + 3 : "/";
+    for (const struct route *r = route_table; r->path; r++)
+        if (path_matches(r->path, path, ret_name))
+            return r;
+    return NULL;
+}
+
+void route_allow(const struct route *r, char *ret_allow, size_t bytes)
+{
+    snprintf(ret_allow, bytes, "%s%sOPTIONS", r->methods & METHOD_GET ? "GET, HEAD, " : "",
+             r->methods & METHOD_POST ? "POST, " : "");
+}
+
+unsigned route_method(const char *method)
+{
+    if (strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0)
+        return METHOD_GET;
+    return strcmp(method, "POST") == 0 ? METHOD_POST : 0;
+}

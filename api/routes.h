@@ -1,0 +1,35 @@
+/* routes.h: the paths, as one table.
+ *
+ * It drives dispatch, 404, 405 with Allow, 406, 415 and the OpenAPI document. Every path is there under /v1 too.
+ */
+#ifndef DDIMD_API_ROUTES_H
+#define DDIMD_API_ROUTES_H
+
+#include "api/fields.h"
+
+struct exchange;
+
+enum { METHOD_GET = 1, METHOD_POST = 2 };
+
+struct route {
+    const char *path; // "{name}" stands for one segment
+    unsigned methods; // METHOD_*; GET answers HEAD too
+    void (*handle)(struct exchange *x);
+    const char *const *offers;         // media types of the answer, the preferred first; NULL-terminated
+    const char *const *bodies;         // media types of a POST's body; NULL: it takes none
+    const struct json_field *fields;   // of the query and the body; NULL: the handler reads the query itself
+    const char *operation, *summary;   // for the OpenAPI document
+    const enum problem_kind *problems; // besides those that every route has; ends with PROBLEM_NONE
+};
+extern const struct route route_table[]; // ends with a NULL path
+enum { ROUTE_MAX_COUNT = 32 };
+
+/* The route of a decoded path; what stands for {name} goes into ret_name[MODEL_NAME_BYTES], "" where there is nothing
+ * of the kind. NULL: no such path, or a name that no model can have. */
+const struct route *route_find(const char *path, char *ret_name);
+/* "GET, HEAD, OPTIONS" */
+void route_allow(const struct route *r, char *ret_allow, size_t bytes);
+/* The bit of a method that the table knows, 0 for others. HEAD counts as GET. */
+unsigned route_method(const char *method);
+
+#endif

@@ -1,0 +1,66 @@
+/* work.h: one generation on behalf of an exchange: from its fields to the scheduler and back.
+ *
+ * HTTP thread, but for what is marked: that is guarded by the exchange's lock.
+ */
+#ifndef DDIMD_API_WORK_H
+#define DDIMD_API_WORK_H
+
+#include "api/encode.h"
+#include "api/exchange.h"
+#include "api/recipe.h"
+
+enum { ETAG_BYTES = 48 };
+
+/* A preview that waits to be sent; later ones of the same image replace it. */
+struct preview {
+    int32_t step; // 0: none waits
+};
+
+struct work {
+    struct fields fields;
+    struct resident_model *model; // a reference
+    struct recipe recipe;
+    struct generation *generation; // the scheduler's between submit and done()
+    struct text comment;           // the recipe as a JSON object: the PNG's text
+    char etag[ETAG_BYTES];
+    void (*finish)(struct exchange *x); // answers, once the generation has ended
+    int64_t encode_ns;
+
+    /* a stream of events (stream.c) */
+    bool streaming, result_written;
+    struct text out; // events that are written, from out_sent on not yet sent
+    size_t out_sent;
+
+    /* locked: what the worker hands over */
+    bool ended;
+    bool progress_waits;
+    int64_t done_steps, total_steps;
+    struct preview *previews; // [n_images], NULL: not wanted
+    float *preview_images;    // [n_images, H, W, C]
+};
+
+void work_free(struct work *w); // NULL is fine; the generation has ended or was never submitted
+
+/* Fields are read: gets the model, resolves, then calls next(x), or answers a problem. */
+void work_begin(struct exchange *x, void (*next)(struct exchange *x));
+/* Submits the resolved recipe. The exchange waits, and work->finish(x) runs when it has ended; with streaming it does
+ * not wait. 0, or a problem was answered. */
+int work_submit(struct exchange *x, int32_t preview_every);
+/* The outcome, for finish(): true where the images are there, else the problem. */
+bool work_outcome(const struct work *w, struct problem *ret_problem);
+/* The finished images as encode.h wants them. */
+struct picture work_picture(const struct work *w);
+/* Adds {queue_ms, sample_ms, encode_ms}, or the header Server-Timing, and X-Seed, X-Model. */
+void work_write_timing(const struct work *w, struct text *ret_json);
+void work_headers(struct exchange *x);
+void work_note(struct exchange *x);
+
+/* Answers with a stream of events after a successful submit (stream.c), and what the worker tells it. */
+void stream_answer(struct exchange *x);
+void stream_progress(struct generation *g, int64_t done_steps, int64_t total_steps, void *context);
+void stream_preview(struct generation *g, int32_t image, int32_t step, const float *x0, void *context);
+int stream_prepare(struct work *w);
+/* The JSON document of an answer, members only; with_grid adds "png". */
+int generate_write_json(struct work *w, bool with_grid, struct text *ret_json);
+
+#endif

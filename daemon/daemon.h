@@ -1,0 +1,38 @@
+/* daemon.h: the parts of the process, put together and taken apart in order. */
+#ifndef DDIMD_DAEMON_H
+#define DDIMD_DAEMON_H
+
+#include "api/api.h"
+#include "daemon/listen.h"
+#include "daemon/log.h"
+#include "daemon/options.h"
+
+#include <stdatomic.h>
+
+enum { EXIT_DEVICE_LOST = 3 };
+
+struct daemon {
+    const struct options *options;
+    struct log log;
+    struct listener listener;
+    struct device *device;
+    const struct backend *backend;
+    struct scheduler *scheduler;
+    struct model_store *models;
+    _Atomic(struct api *) api; // NULL until it is there: the worker turns before
+    int lost_fd;               // an eventfd, set once the device is lost
+    int signal_fd;             // SIGTERM, SIGINT
+    int64_t watchdog_ns;       // between pings; 0: the service manager wants none
+    _Atomic int64_t pinged_ns;
+};
+
+/* From options to a socket that answers, with the default model resident; says so to the service manager. On failure
+ * the caller still calls daemon_stop(). 0 or a negative errno. */
+int daemon_start(struct daemon *d, struct error *err);
+/* Waits for a signal or for the loss of the device. Returns the exit status that it asks for. */
+int daemon_wait(struct daemon *d);
+/* Refuses new requests and ends the ones under way, for drain_seconds at most; then frees everything. A second signal
+ * meanwhile ends the process at once. */
+void daemon_stop(struct daemon *d);
+
+#endif

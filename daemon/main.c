@@ -1,0 +1,47 @@
+/* main.c: ddimd, the program. Exit status: 0 stopped as asked, 1 not started, 2 wrong options, 3 device lost. */
+#include "daemon/daemon.h"
+
+#include <stdlib.h>
+#include <syslog.h>
+
+enum { EXIT_NOT_STARTED = 1, EXIT_WRONG_OPTIONS = 2 };
+
+static int run(const struct options *o)
+{
+    static const int priorities[] = {LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG};
+    struct daemon d = {.options = o, .listener = {.fd = -1}, .signal_fd = -1, .lost_fd = -1};
+    struct error err = {0};
+    log_init(&d.log, priorities[o->log_level]);
+    int status = EXIT_NOT_STARTED;
+    if (daemon_start(&d, &err) == 0)
+        status = daemon_wait(&d);
+    else
+        log_line(&d.log, LOG_ERR, "%s", err.message);
+    daemon_stop(&d);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    static struct options o;
+    struct error err = {0};
+    enum command command = COMMAND_RUN;
+    if (options_parse(argc, argv, &o, &command, &err)) {
+        fprintf(stderr, "ddimd: %s\n", err.message);
+        return EXIT_WRONG_OPTIONS;
+    }
+    switch (command) {
+    case COMMAND_HELP:
+        options_help(stdout);
+        return EXIT_SUCCESS;
+    case COMMAND_VERSION:
+        puts("ddimd " DDIMD_VERSION);
+        return EXIT_SUCCESS;
+    case COMMAND_CHECK_CONFIG:
+        puts("The configuration is good.");
+        return EXIT_SUCCESS;
+    case COMMAND_RUN:
+        break;
+    }
+    return run(&o);
+}

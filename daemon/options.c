@@ -1,0 +1,273 @@
+/* options.c: see options.h. */
+#include "daemon/options.h"
+
+#include "model/json.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const precision_names[] = {"auto", "f32", "bf16", NULL};
+static const char *const log_level_names[] = {"error", "warning", "info", "debug", NULL};
+
+#define AT(member) offsetof(struct options, member)
+static const struct json_field option_fields[] = {
+    {"listen", FIELD_STRING, AT(listen), .item_bytes = OPTION_PATH_BYTES,
+     .help = "address to serve: 127.0.0.1:PORT, [::1]:PORT (port 0: any that is free), or unix:/path"},
+    {"models", FIELD_STRING, AT(models), .item_bytes = OPTION_PATH_BYTES, .help = "folder of model files"},
+    {"default_model", FIELD_STRING, AT(default_model), .item_bytes = OPTION_NAME_BYTES,
+     .help = "model that requests get which name none; empty: the first by name"},
+    {"backend", FIELD_STRING, AT(backend), .item_bytes = 16, .help = "auto, cpu or cuda"},
+    {"precision", FIELD_ENUM, AT(precision), .names = precision_names,
+     .help = "numbers to compute with: auto (what the device does best), f32 or bf16"},
+    {"threads", FIELD_INT32, AT(threads), 0, 1024, .help = "threads of a CPU device; 0: one for each core"},
+    {"max_images", FIELD_INT32, AT(max_images), 1, 65536, .help = "images of one request"},
+    {"max_row_steps", FIELD_INT64, AT(max_row_steps), 1, 1e12,
+     .help = "work of one request: images times steps, twice that with guidance"},
+    {"max_result_mib", FIELD_INT32, AT(max_result_mib), 1, 65536, .help = "MiB of the results of one request, in f32"},
+    {"max_picture_mib", FIELD_INT32, AT(max_picture_mib), 1, 4096, .help = "MiB of the finished picture, uncompressed"},
+    {"max_body_kib", FIELD_INT32, AT(max_body_kib), 1, 1048576, .help = "KiB of a request's body"},
+    {"max_queue_images", FIELD_INT32, AT(max_queue_images), 0, 1e9,
+     .help = "images of all requests queued and running; 0: no limit"},
+    {"max_queue_row_steps", FIELD_INT64, AT(max_queue_row_steps), 0, 1e15,
+     .help = "their work that is left; 0: no limit"},
+    {"max_client_row_steps", FIELD_INT64, AT(max_client_row_steps), 0, 1e15,
+     .help = "work that is left of one client; 0: no limit"},
+    {"max_queue_mib", FIELD_INT32, AT(max_queue_mib), 0, 1048576, .help = "MiB of their results; 0: no limit"},
+    {"max_model_mib", FIELD_INT32, AT(max_model_mib), 0, 1048576,
+     .help = "MiB of resident models, beyond which idle ones are unloaded; 0: no limit"},
+    {"max_rows", FIELD_INT32, AT(max_rows), 0, 4096, .help = "batch rows of one step; 0: by measurement"},
+    {"max_connections", FIELD_INT32, AT(max_connections), 1, 65536, .help = "open connections"},
+    {"http_threads", FIELD_INT32, AT(http_threads), 1, 64, .help = "threads that serve connections"},
+    {"idle_timeout_seconds", FIELD_INT32, AT(idle_timeout_seconds), 1, 86400,
+     .help = "after which a silent connection is closed"},
+    {"drain_seconds", FIELD_INT32, AT(drain_seconds), 0, 86400,
+     .help = "how long requests under way may take to end after SIGTERM"},
+    {"log_level", FIELD_ENUM, AT(log_level), .names = log_level_names, .help = "error, warning, info or debug"},
+    {0},
+};
+
+static const struct options option_defaults = {
+    .listen = "127.0.0.1:8080",
+    .models = "share/models",
+    .backend = "auto",
+    .max_images = 256,
+    .max_row_steps = 1000000,
+    .max_result_mib = 256,
+    .max_picture_mib = 128,
+    .max_body_kib = 16384,
+    .max_queue_images = 4096,
+    .max_queue_row_steps = 4000000,
+    .max_queue_mib = 1024,
+    .max_connections = 1024,
+    .http_threads = 2,
+    .idle_timeout_seconds = 60,
+    .drain_seconds = 60,
+    .log_level = LOG_LEVEL_INFO,
+};
+
+/* ---- the file ---- */
+
+static int file_read(const char *path, char **ret_text, size_t *ret_bytes, struct error *err)
+{
+    enum { MAX_BYTES = 1 << 20 };
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return error_set(err, -errno, "config", "%s cannot be opened: %s", path, strerror(errno));
+    char *text = malloc(MAX_BYTES);
+    size_t n = text ? fread(text, 1, MAX_BYTES, f) : 0;
+    int rc = 0;
+    if (!text)
+        rc = error_set(err, -ENOMEM, "config", "no memory for %s", path);
+    else if (ferror(f))
+        rc = error_set(err, -EIO, "config", "%s cannot be read", path);
+    else if (n == MAX_BYTES)
+        rc = error_set(err, -EINVAL, "config", "%s is too large for a configuration", path);
+    fclose(f);
+    if (rc) {
+        free(text);
+        return rc;
+    }
+    *ret_text = text;
+    *ret_bytes = n;
+    return 0;
+}
+
+/* An error in the file begins with the file's name. */
+static int file_error(const char *path, int rc, struct error *err)
+{
+    struct error inner = *err;
+    error_set(err, rc, inner.field, "%.200s: %s%s%.150s", path, inner.field, inner.field[0] ? " " : "", inner.message);
+    snprintf(err->nearest, sizeof(err->nearest), "%s", inner.nearest);
+    return rc;
+}
+
+static int file_apply(const char *path, struct options *o, struct error *err)
+{
+    char *text = NULL;
+    size_t n = 0;
+    json_t *json = NULL;
+    int rc = file_read(path, &text, &n, err);
+    if (rc)
+        return rc;
+    rc = json_parse(text, n, &json, err);
+    if (rc == 0)
+        rc = json_fields_read(json, "", option_fields, o, NULL, err);
+    free(text);
+    json_decref(json);
+    return rc ? file_error(path, rc, err) : 0;
+}
+
+/* ---- the command line ---- */
+
+/* "max_images" -> "--max-images" */
+static const char *dashed(const char *name, char buffer[64])
+{
+    snprintf(buffer, 64, "--%s", name);
+    for (char *c = buffer; *c; c++)
+        if (*c == '_')
+            *c = '-';
+    return buffer;
+}
+
+static int unknown_option(const char *argument, struct error *err)
+{
+    static const char *const others[] = {"--config", "--check-config", "--help", "--version"};
+    char names[JSON_MAX_FIELDS][64];
+    const char *list[JSON_MAX_FIELDS + 5], *nearest;
+    int n = 0;
+    for (; option_fields[n].name; n++)
+        list[n] = dashed(option_fields[n].name, names[n]);
+    for (int i = 0; i < 4; i++)
+        list[n++] = others[i];
+    list[n] = NULL;
+    nearest = error_nearest_name(argument, list);
+    error_set(err, -EINVAL, NULL, "unknown option %.64s%s%s%s", argument, nearest ? "; did you mean " : "",
+              nearest ? nearest : "", nearest ? "?" : "");
+    snprintf(err->nearest, sizeof(err->nearest), "%s", nearest ? nearest : "");
+    return -EINVAL;
+}
+
+static const struct json_field *option_find(const char *argument)
+{
+    char name[64];
+    for (const struct json_field *f = option_fields; f->name; f++) {
+        size_t n = strlen(dashed(f->name, name));
+        if (strncmp(argument, name, n) == 0 && (argument[n] == '\0' || argument[n] == '='))
+            return f;
+    }
+    return NULL;
+}
+
+/* Sets one option from its text by way of a JSON object with this one key, as a file would. */
+static int option_set(const struct json_field *f, const char *value, struct options *o, struct error *err)
+{
+    char name[64];
+    json_t *json = json_object();
+    int rc = json_object_set_new(json, f->name, json_field_from_text(f, value))
+                 ? error_set(err, -EINVAL, f->name, "is not UTF-8")
+                 : json_fields_read(json, "", option_fields, o, NULL, err);
+    json_decref(json);
+    if (rc) {
+        struct error inner = *err;
+        error_set(err, rc, f->name, "%s %s", dashed(f->name, name), inner.message);
+        snprintf(err->nearest, sizeof(err->nearest), "%s", inner.nearest);
+    }
+    return rc;
+}
+
+/* The value of "--name=value" or "--name value"; NULL where there is none. */
+static const char *option_value(int argc, char **argv, int *i)
+{
+    const char *equals = strchr(argv[*i], '=');
+    if (equals)
+        return equals + 1;
+    return *i + 1 < argc ? argv[++*i] : NULL;
+}
+
+static bool is_option(const char *argument, const char *name)
+{
+    size_t n = strlen(name);
+    return strncmp(argument, name, n) == 0 && (argument[n] == '\0' || argument[n] == '=');
+}
+
+/* One pass over the arguments: the file's name and commands at first, then the options. */
+static int arguments_read(int argc, char **argv, struct options *o, const char **ret_config, enum command *ret_command,
+                          struct error *err)
+{
+    for (int i = 1; i < argc; i++) {
+        const char *argument = argv[i], *value;
+        if (!strcmp(argument, "--check-config")) {
+            *ret_command = COMMAND_CHECK_CONFIG;
+        } else if (!strcmp(argument, "--help") || !strcmp(argument, "-h")) {
+            *ret_command = COMMAND_HELP;
+        } else if (!strcmp(argument, "--version")) {
+            *ret_command = COMMAND_VERSION;
+        } else {
+            const struct json_field *f = option_find(argument);
+            bool config = is_option(argument, "--config");
+            if (!f && !config)
+                return unknown_option(argument, err);
+            value = option_value(argc, argv, &i);
+            if (!value)
+                return error_set(err, -EINVAL, f ? f->name : "config", "%.64s needs a value", argument);
+            if (config)
+                *ret_config = value;
+            int rc = config || !o ? 0 : option_set(f, value, o, err);
+            if (rc)
+                return rc;
+        }
+    }
+    return 0;
+}
+
+static int values_check(const struct options *o, struct error *err)
+{
+    static const char *const backends[] = {"auto", "cpu", "cuda", NULL};
+    for (int i = 0; backends[i]; i++)
+        if (!strcmp(o->backend, backends[i]))
+            return 0;
+    return json_error_choice(err, "backend", o->backend, backends);
+}
+
+int options_parse(int argc, char **argv, struct options *ret_options, enum command *ret_command, struct error *err)
+{
+    struct options o = option_defaults;
+    const char *config = NULL;
+    enum command command = COMMAND_RUN;
+    int rc = arguments_read(argc, argv, NULL, &config, &command, err);
+    if (rc == 0 && config && command != COMMAND_HELP && command != COMMAND_VERSION)
+        rc = file_apply(config, &o, err);
+    if (rc == 0)
+        rc = arguments_read(argc, argv, &o, &config, &command, err);
+    if (rc == 0)
+        rc = values_check(&o, err);
+    if (rc)
+        return rc;
+    *ret_options = o;
+    *ret_command = command;
+    return 0;
+}
+
+void options_help(FILE *to)
+{
+    json_t *defaults = json_fields_write(option_fields, &option_defaults);
+    fputs("Usage: ddimd [OPTION]...\n\nServes diffusion models over HTTP.\n\n", to);
+    fputs("  --config FILE\n        JSON object with the options below as keys, '_' in place of '-'\n", to);
+    fputs("  --check-config\n        reads the configuration, says what is wrong with it, and ends\n", to);
+    fputs("  --help, --version\n", to);
+    for (const struct json_field *f = option_fields; f->name; f++) {
+        char name[64];
+        char *value = json_dumps(json_object_get(defaults, f->name), JSON_ENCODE_ANY);
+        fprintf(to, "  %s %s\n        %s", dashed(f->name, name),
+                f->names                  ? "NAME"
+                : f->kind == FIELD_STRING ? "TEXT"
+                                          : "N",
+                f->help);
+        if (value)
+            fprintf(to, " [%s]", value);
+        fputs("\n", to);
+        free(value);
+    }
+    json_decref(defaults);
+}

@@ -1,0 +1,42 @@
+/* options.h: the daemon's options, as one table.
+ *
+ * It makes the command line's parser, --help, and the keys of the configuration file: --max-images on the command line
+ * is "max_images" in the file. The command line wins.
+ */
+#ifndef DDIMD_DAEMON_OPTIONS_H
+#define DDIMD_DAEMON_OPTIONS_H
+
+#include "kernels/error.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+enum { OPTION_PATH_BYTES = 4096, OPTION_NAME_BYTES = 65 };
+enum precision_option { PRECISION_AUTO, PRECISION_F32, PRECISION_BF16 };
+enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
+
+struct options {
+    char listen[OPTION_PATH_BYTES], models[OPTION_PATH_BYTES];
+    char default_model[OPTION_NAME_BYTES], backend[16];
+    enum precision_option precision;
+    int32_t threads;
+    int32_t max_images;
+    int64_t max_row_steps;
+    int32_t max_result_mib, max_picture_mib, max_body_kib;
+    int32_t max_queue_images;
+    int64_t max_queue_row_steps, max_client_row_steps;
+    int32_t max_queue_mib, max_model_mib, max_rows;
+    int32_t max_connections, http_threads, idle_timeout_seconds, drain_seconds;
+    enum log_level log_level;
+};
+
+/* What the command line asks for besides. */
+enum command { COMMAND_RUN, COMMAND_CHECK_CONFIG, COMMAND_HELP, COMMAND_VERSION };
+
+/* Defaults, then the file that --config names, then the command line. 0, -EINVAL, -ENOENT (file), -EIO; err says what
+ * is wrong where. */
+int options_parse(int argc, char **argv, struct options *ret_options, enum command *ret_command, struct error *err);
+void options_help(FILE *to);
+
+#endif
