@@ -4,7 +4,7 @@
  * them give the same bits, and so can a GPU: every rounding is spelled out (fmaf, products, sqrtf), and a tail is a
  * whole group of which a part is copied. Uniforms stay integers as long as that is exact: u = m 2^-25 with m odd, so
  * that neither 1 - u (in ln u near u = 1) nor the distance of the angle from its quadrant is rounded. The result is
- * within 6e-7 of the formula in f64.
+ * within 1e-6 of the formula in f64 (radius 3.5e-7, sine and cosine 1.1e-7, over all m).
  */
 #include "kernels/philox.h"
 

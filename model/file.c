@@ -49,7 +49,7 @@ int file_writer_open(int dir_fd, const char *path, struct file_writer *ret_write
         uint32_t random;
         if (getrandom(&random, sizeof(random), 0) != sizeof(random))
             random = (uint32_t)getpid() + (uint32_t)attempt;
-        snprintf(w.temporary, sizeof(w.temporary), ".%.240s.%08x.tmp", w.name, random);
+        snprintf(w.temporary, sizeof(w.temporary), ".%.241s.%08x.tmp", w.name, random);
         w.fd = openat(w.dir_fd, w.temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
         if (w.fd < 0 && errno != EEXIST)
             break;
