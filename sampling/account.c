@@ -18,6 +18,11 @@ double account_seconds(struct account *a, int64_t now_ns)
     return a->seconds;
 }
 
+int32_t account_level(const struct account *a)
+{
+    return (int32_t)(a->seconds / ACCOUNT_LEVEL_S);
+}
+
 static void forget_idle(struct account **list, int64_t now_ns)
 {
     while (*list) {

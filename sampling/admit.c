@@ -50,9 +50,10 @@ static int refuse(struct scheduler *s, enum refusal why, int code, struct error 
     return error_set(err, code, field, "%s", message);
 }
 
-static bool exceeds(int64_t limit, int64_t amount)
+/* By how much, 0: not. A limit of 0 is none. */
+static int64_t excess(int64_t limit, int64_t amount)
 {
-    return limit > 0 && amount > limit;
+    return limit > 0 && amount > limit ? amount - limit : 0;
 }
 
 static int64_t longer(int64_t a, int64_t b)
@@ -66,29 +67,26 @@ static int admit_size(struct scheduler *s, const struct generation *g, int64_t b
 {
     const struct scheduler_options *o = &s->o;
     const struct scheduler_stats *t = &s->stats;
-    int64_t row_steps = generation_row_steps(g), wait = 0;
-    if (bytes == 0 || exceeds(o->max_images, g->n_images) || exceeds(o->max_bytes, bytes))
+    int64_t row_steps = generation_row_steps(g);
+    if (bytes == 0 || excess(o->max_images, g->n_images) || excess(o->max_bytes, bytes))
         return refuse(s, REFUSAL_SIZE, -E2BIG, err, "n", "more images or frames than the queue ever holds");
-    if (exceeds(o->max_row_steps, row_steps) || exceeds(o->max_client_row_steps, row_steps))
+    if (excess(o->max_row_steps, row_steps) || excess(o->max_client_row_steps, row_steps))
         return refuse(s, REFUSAL_SIZE, -E2BIG, err, "steps", "images times steps are more than the queue ever holds");
-    if (exceeds(o->max_client_row_steps, a->row_steps + row_steps)) {
-        struct forecast_request f = forecast_of(g);
-        int64_t excess = a->row_steps + row_steps - o->max_client_row_steps;
-        *ret_retry_ns = forecast_client_row_steps_ns(s, &f, excess, now_ns);
+    if (excess(o->max_client_row_steps, a->row_steps + row_steps)) {
+        int64_t over = excess(o->max_client_row_steps, a->row_steps + row_steps);
+        *ret_retry_ns = simulate_room_ns(s, &(struct room){.client = a, .client_row_steps = over}, now_ns);
         return refuse(s, REFUSAL_CLIENT, -EDQUOT, err, NULL, "the client's share of the queue is used up");
     }
-    if (exceeds(o->max_row_steps, t->row_steps + row_steps))
-        wait = forecast_row_steps_ns(s, t->row_steps + row_steps - o->max_row_steps);
-    if (exceeds(o->max_images, t->images + g->n_images))
-        wait = longer(wait, forecast_images_ns(s, t->images + g->n_images - o->max_images));
-    if (exceeds(o->max_bytes, t->bytes + bytes))
-        wait = longer(wait, forecast_bytes_ns(s, t->bytes + bytes - o->max_bytes));
-    if (exceeds(o->max_row_steps, t->row_steps + row_steps) || exceeds(o->max_images, t->images + g->n_images) ||
-        exceeds(o->max_bytes, t->bytes + bytes)) {
-        *ret_retry_ns = wait;
-        return refuse(s, REFUSAL_QUEUE, -EAGAIN, err, NULL, "the queue is full");
-    }
-    return 0;
+    int64_t excess_steps = excess(o->max_row_steps, t->row_steps + row_steps);
+    int64_t excess_images = excess(o->max_images, t->images + g->n_images);
+    int64_t excess_bytes = excess(o->max_bytes, t->bytes + bytes);
+    if (!excess_steps && !excess_images && !excess_bytes)
+        return 0;
+    int64_t wait = excess_steps ? forecast_row_steps_ns(s, excess_steps) : 0;
+    if (excess_images || excess_bytes)
+        wait = longer(wait, simulate_room_ns(s, &(struct room){excess_images, excess_bytes, NULL, 0}, now_ns));
+    *ret_retry_ns = wait;
+    return refuse(s, REFUSAL_QUEUE, -EAGAIN, err, NULL, "the queue is full");
 }
 
 static int admit(struct scheduler *s, struct generation *g, int64_t bytes, struct account *a, int64_t now_ns,

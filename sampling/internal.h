@@ -8,6 +8,7 @@
  * account.c     clients and what they used lately
  * cost.c        step time by rows
  * forecast.c    expected times, from backlog and step times
+ * simulate.c    expected times that have no closed form
  * request.c     a request's bookkeeping: reservation, slots, end
  *
  * One lock guards everything here but what is marked "worker". The worker lets go of it while the device works and
@@ -33,19 +34,22 @@ double step_cost_seconds(const struct step_cost *c, int32_t rows);
 
 /* account.c: one client. seconds: device time used lately, decaying with ACCOUNT_HALF_LIFE_S. */
 #define ACCOUNT_HALF_LIFE_S 20.0
+#define ACCOUNT_LEVEL_S 1.0 // clients whose use differs by less are equal
 struct account {
     uint64_t client;
     double seconds;
-    int64_t stamp_ns;  // when seconds was right
-    int64_t row_steps; // held
-    int32_t requests;  // held
-    bool over;         // pick.c: well above its fair share
-    double demand;     // forecast.c: scratch
+    int64_t stamp_ns;            // when seconds was right
+    int64_t row_steps;           // held
+    int32_t requests;            // held
+    bool over;                   // pick.c: well above its fair share
+    double demand, demand_short; // forecast.c: scratch
+    int32_t index;               // simulate.c: scratch
     struct account *next;
 };
 /* Finds or makes the client's. NULL without memory. Forgets idle clients whose use has decayed. */
 struct account *account_get(struct account **list, uint64_t client, int64_t now_ns);
 double account_seconds(struct account *a, int64_t now_ns); // decayed to now
+int32_t account_level(const struct account *a);            // of its seconds as they stand
 /* Marks accounts that hold requests and used more than 1.5 times the mean of those. */
 void accounts_mark_over(struct account *list, int64_t now_ns);
 void accounts_free(struct account *list);
@@ -88,6 +92,7 @@ struct generation_state {
     int64_t remaining_row_steps, done_lane_steps, bytes;
     int64_t cancelled_ns; // 0: not
     int32_t cursor;       // pick.c: next image to look at in this turn
+    int32_t leading_rows; // pick.c: that it has as a leader in this turn
     int failure;          // worker: what a step or read of this turn said
     bool advanced;        // worker: in this turn
 };
@@ -110,7 +115,8 @@ struct scheduler {
     struct generation_state **order;
     int32_t order_capacity;
     uint64_t last_id;
-    double credit; // pick.c, seconds
+    double due, thrift; // pick.c, seconds
+    bool left_out;      // pick.c: of the last step
     struct scheduler_stats stats;
 };
 
@@ -131,6 +137,7 @@ void pick_charge(struct scheduler *s, struct model_lane *m, int32_t n, double se
 /* The policy's order: < 0 when a is served before b. */
 int pick_compare(const struct generation_state *a, const struct generation_state *b);
 #define PICK_RESERVE 0.25 // of the device's time for the oldest request
+#define PICK_GRACE_S 0.5  // that this may be behind
 
 /* forecast.c, lock held. */
 struct forecast_request {
@@ -143,12 +150,15 @@ struct forecast_request {
 int64_t forecast_end_ns(struct scheduler *s, const struct forecast_request *f, int64_t now_ns);
 /* Until so much of the resource is given back. */
 int64_t forecast_row_steps_ns(struct scheduler *s, int64_t row_steps);
-int64_t forecast_client_row_steps_ns(struct scheduler *s, const struct forecast_request *f, int64_t row_steps,
-                                     int64_t now_ns);
-int64_t forecast_images_ns(struct scheduler *s, int64_t images);
-int64_t forecast_bytes_ns(struct scheduler *s, int64_t bytes);
 double forecast_row_step_seconds(const struct scheduler *s);
-
+/* simulate.c: until so many images, bytes of requests and row-steps of one client (NULL: of none) are done, all three.
+ * Lock held. */
+struct room {
+    int64_t images, bytes;
+    const struct account *client;
+    int64_t client_row_steps;
+};
+int64_t simulate_room_ns(struct scheduler *s, const struct room *wanted, int64_t now_ns);
 struct forecast_request forecast_of(const struct generation *g); // admit.c: as if it were submitted now
 
 /* worker.c */

@@ -9,23 +9,27 @@
  *
  * Leaders. Requests are ordered by priority; then those of clients within their share before those well over it
  * (account.c: 1.5 times the mean of the clients present, over the last half minute); then by the client's use, least
- * first, which makes clients of equal demand equal; then by the work that is left, least first, which is the best order
- * there is for the mean time of known jobs and lets a short request overtake long ones of the same client (all clients
- * without keys behind one proxy are one); then by age. The first request's model is stepped. It and those of its class
- * (priority, within or over share) lead: they take rows in that order, as many as a step has. With one class present,
- * and so under any even load, that is all, and steps are full.
+ * first, counted in whole seconds of the device, which makes clients of equal demand equal; then by the work that is
+ * left, least first, which is the best order there is for the mean time of known jobs and lets a short request overtake
+ * long ones of the same client (all clients without keys behind one proxy are one); then by age. The first request's
+ * model is stepped. It and those of its class (priority, within or over share) lead: they take rows in that order, as
+ * many as a step has. With one class present, and so under any even load, that is all, and steps are full.
  *
- * The reserve. That order alone could let a long or a low request starve. So the device's time is shared: of each
- * step's time a quarter (PICK_RESERVE) is credited to a reserve while anyone is left out, and the reserve is spent on
- * the oldest requests, whatever their class: they get rows beside the leaders as far as the reserve pays for the longer
- * step that they cause (on a GPU nearly nothing, on a CPU a lane's full time), or take rows of younger leaders in a
- * full step, or a whole step where they are of another model.
+ * The reserve. That order alone could let a long or a low request starve. So a quarter of the device's time
+ * (PICK_RESERVE) is due to the oldest request while anyone is left out. What it gets as a leader is set off; a debt of
+ * PICK_GRACE_S is borne, so that a short request passes untouched; beyond that, what is due is paid out, oldest
+ * request first, whatever its class: rows beside leaders who do not fill the step, at the price of the longer step that
+ * they cause; rows of younger leaders in a full step; a whole step to a request of another model. Rows beside leaders
+ * are also given for thrift: where they cost little, since a step's time is mostly fixed (a GPU), it would be a waste
+ * to leave them free. That may stretch leaders' steps too, by a quarter at most, and on a device where each row costs
+ * its full time not at all.
  *
- * Bounds that follow. Starvation: the oldest request always has a quarter of the device, hence no request ends later
- * than first-come-first-served on a device of a quarter of the speed would end it, whoever comes after it, priorities
- * included. Latency: a leader's steps take on the average at most 4/3 of what they take without the others, after the
- * one step that was under way when it came. Fairness: clients that keep the device busy get equal device time over
- * ACCOUNT_HALF_LIFE_S, but for what the reserve brings forward.
+ * Bounds that follow. Starvation: over any time T the oldest request gets T / 4 - PICK_GRACE_S of the device, so no
+ * request ends later than first-come-first-served on a device of a quarter of the speed would end it, and two seconds,
+ * whoever comes after it, priorities included. Latency: short requests of clients within their share take, one at a
+ * time, hardly longer than alone, after the one step that was under way when they came; under a lasting load of such,
+ * 4/3 of what they would without the others. Fairness: clients that keep the device busy get equal device time over
+ * ACCOUNT_HALF_LIFE_S to within ACCOUNT_LEVEL_S, but for what the reserve brings forward.
  */
 #include "sampling/internal.h"
 
@@ -44,8 +48,9 @@ int pick_compare(const struct generation_state *a, const struct generation_state
         return a->g->priority > b->g->priority ? -1 : 1;
     if (a->account->over != b->account->over)
         return a->account->over ? 1 : -1;
-    if (a->account->seconds != b->account->seconds)
-        return a->account->seconds < b->account->seconds ? -1 : 1;
+    int32_t level_a = account_level(a->account), level_b = account_level(b->account);
+    if (level_a != level_b)
+        return level_a < level_b ? -1 : 1;
     if (a->remaining_row_steps != b->remaining_row_steps)
         return a->remaining_row_steps < b->remaining_row_steps ? -1 : 1;
     return a->id < b->id ? -1 : a->id > b->id;
@@ -87,6 +92,7 @@ static int32_t heap_build(struct scheduler *s)
     int32_t n = 0;
     for (struct generation_state *r = s->oldest; r; r = r->next) {
         r->cursor = r->first_open;
+        r->leading_rows = 0;
         s->order[n++] = r;
     }
     for (int32_t i = n / 2 - 1; i >= 0; i--)
@@ -137,6 +143,7 @@ static const struct generation_state *take_leaders(struct choice *c)
         }
         while (image >= 0 && c->rows + r->rows <= c->m->stepper.max_rows) {
             take(c, r, image);
+            r->leading_rows += r->rows;
             image = next_image(c, r, true);
         }
         c->left_out = c->left_out || image >= 0;
@@ -171,16 +178,6 @@ static bool displace(struct choice *c, const struct generation_state *r, int32_t
     return true;
 }
 
-/* What one more image of r costs the leaders, in seconds. */
-static double price(const struct choice *c, const struct generation_state *r)
-{
-    const struct step_cost *cost = &c->m->cost;
-    int32_t max_rows = c->m->stepper.max_rows;
-    if (c->rows + r->rows > max_rows)
-        return r->rows * step_cost_seconds(cost, max_rows) / max_rows;
-    return fmax(0, step_cost_seconds(cost, c->rows + r->rows) - step_cost_seconds(cost, c->rows));
-}
-
 /* A whole step for the oldest request's model. */
 static void take_step_of(struct choice *c, struct generation_state *oldest)
 {
@@ -194,35 +191,59 @@ static void take_step_of(struct choice *c, struct generation_state *oldest)
         for (int32_t i; c->rows + r->rows <= c->m->stepper.max_rows && (i = next_image(c, r, r == oldest)) >= 0;)
             take(c, r, i);
     }
-    c->s->credit -= step_cost_seconds(&c->m->cost, c->rows);
+    c->s->due -= step_cost_seconds(&c->m->cost, c->rows);
 }
 
-/* Spends the reserve, oldest first. */
-static void take_reserve(struct choice *c)
+/* True: a step of r's model is what the reserve is spent on, now or when there is more of it. */
+static bool take_other_model(struct choice *c, struct generation_state *r)
 {
-    int32_t n_leaders = c->n;
-    for (struct generation_state *r = c->s->oldest; r; r = r->next) {
-        bool first = r == c->s->oldest;
-        int32_t i = next_image(c, r, first);
-        if (i < 0)
-            continue;
-        if (r->g->model != c->m) {
-            if (c->s->credit >= step_cost_seconds(&r->g->model->cost, r->g->model->stepper.max_rows))
-                take_step_of(c, r);
-            return; // else saves up for it
-        }
-        for (; i >= 0; i = next_image(c, r, first)) {
-            double seconds = price(c, r);
-            int32_t before = c->n;
-            if (seconds > c->s->credit)
+    double seconds = step_cost_seconds(&r->g->model->cost, r->g->model->stepper.max_rows);
+    if (r->g->model == c->m || next_image(c, r, r == c->s->oldest) < 0)
+        return false;
+    if (c->s->due >= seconds)
+        take_step_of(c, r);
+    return true;
+}
+
+/* The leaders left rows free: rows beside them, out of what is due, or for thrift. */
+static void fill(struct choice *c)
+{
+    const struct step_cost *cost = &c->m->cost;
+    struct scheduler *s = c->s;
+    for (struct generation_state *r = s->oldest; r && !take_other_model(c, r); r = r->next) {
+        bool first = r == s->oldest;
+        for (int32_t i; r->g->model == c->m && (i = next_image(c, r, first)) >= 0; take(c, r, i)) {
+            double seconds = step_cost_seconds(cost, c->rows + r->rows) - step_cost_seconds(cost, c->rows);
+            if (c->rows + r->rows > c->m->stepper.max_rows || seconds > fmax(s->due, s->thrift))
                 return;
-            if (c->rows + r->rows > c->m->stepper.max_rows && !displace(c, r, n_leaders))
-                break;
-            n_leaders -= before - c->n;
-            c->s->credit -= seconds;
-            take(c, r, i);
+            s->thrift -= fmin(s->thrift, fmax(0, seconds));
+            s->due = fmax(s->due - fmax(0, seconds), -PICK_GRACE_S);
         }
     }
+}
+
+/* The leaders fill the step: rows instead of younger ones, out of what is due. */
+static void take_over(struct choice *c)
+{
+    int32_t n_leaders = c->n;
+    double row_seconds = step_cost_seconds(&c->m->cost, c->m->stepper.max_rows) / c->m->stepper.max_rows;
+    for (struct generation_state *r = c->s->oldest; r && !take_other_model(c, r); r = r->next) {
+        for (int32_t i; (i = next_image(c, r, r == c->s->oldest)) >= 0; take(c, r, i)) {
+            int32_t before = c->n;
+            if (c->s->due < r->rows * row_seconds || !displace(c, r, n_leaders))
+                return;
+            n_leaders -= before - c->n;
+            c->s->due -= r->rows * row_seconds;
+        }
+    }
+}
+
+/* What the oldest has as a leader is service too. */
+static void set_off(struct choice *c)
+{
+    const struct generation_state *oldest = c->s->oldest;
+    double step_seconds = step_cost_seconds(&c->m->cost, c->rows);
+    c->s->due = fmax(c->s->due - step_seconds * oldest->leading_rows / c->rows, -PICK_GRACE_S);
 }
 
 int32_t pick_lanes(struct scheduler *s, int64_t now_ns, struct model_lane **ret_model)
@@ -231,12 +252,25 @@ int32_t pick_lanes(struct scheduler *s, int64_t now_ns, struct model_lane **ret_
     accounts_mark_over(s->accounts, now_ns);
     if (!take_leaders(&c))
         return 0;
+    s->left_out = c.left_out;
     if (c.left_out)
-        take_reserve(&c);
-    else
-        s->credit = 0;
+        set_off(&c);
+    if (c.left_out && c.rows < c.m->stepper.max_rows)
+        fill(&c);
+    else if (c.left_out)
+        take_over(&c);
     *ret_model = c.m;
     return c.n;
+}
+
+/* The part of a row's time that sharing a step saves: 0 where rows cost their full time, near 1 where they are free. */
+static double saved_by_sharing(const struct model_lane *m)
+{
+    int32_t max_rows = m->stepper.max_rows;
+    double alone = step_cost_seconds(&m->cost, 1), full = step_cost_seconds(&m->cost, max_rows);
+    if (max_rows < 2 || !(alone > 0))
+        return 0;
+    return fmin(1, fmax(0, 1 - (full - alone) / (max_rows - 1) / alone));
 }
 
 void pick_charge(struct scheduler *s, struct model_lane *m, int32_t n, double seconds, int64_t now_ns)
@@ -253,5 +287,7 @@ void pick_charge(struct scheduler *s, struct model_lane *m, int32_t n, double se
     }
     for (struct model_lane *each = s->models; each; each = each->next)
         most = fmax(most, step_cost_seconds(&each->cost, each->stepper.max_rows));
-    s->credit = fmin(s->credit + PICK_RESERVE * seconds, 2 * most);
+    if (s->left_out)
+        s->due = fmin(s->due + PICK_RESERVE * seconds, most);
+    s->thrift = fmin(s->thrift + PICK_RESERVE * saved_by_sharing(m) * seconds, most);
 }
