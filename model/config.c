@@ -182,10 +182,10 @@ static int check_schedule(const struct diffusion_config *c, const char *path, st
     free(alpha_bar);
     char field[JSON_PATH_BYTES];
     json_path(field, path, "beta");
-    if (!strict)
-        return error_set(err, -EINVAL, field, "is too small: the signal must shrink at each of the %d steps", c->T);
     if (last < FLT_MIN)
         return error_set(err, -EINVAL, field, "is too large: nothing is left of the signal after %d steps", c->T);
+    if (!strict)
+        return error_set(err, -EINVAL, field, "is too small: the signal must shrink at each of the %d steps", c->T);
     return 0;
 }
 

@@ -55,8 +55,9 @@ static char *quote(const char *text, char *buffer, size_t bytes)
 /* A value as a message quotes it: JSON in ASCII, cut to fit. */
 static void describe(const json_t *json, char *buffer, size_t bytes)
 {
-    char *text =
-        json_is_object(json) || json_is_array(json) ? NULL : json_dumps(json, JSON_ENCODE_ANY | JSON_ENSURE_ASCII);
+    char *text = json_is_object(json) || json_is_array(json)
+                     ? NULL
+                     : json_dumps(json, JSON_ENCODE_ANY | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(15));
     if (text && strlen(text) >= bytes)
         memcpy(text + bytes - 4, "...", 4);
     snprintf(buffer, bytes, "%s", text ? text : json_is_object(json) ? "an object" : "a list");
@@ -191,7 +192,7 @@ static int read_float(const json_t *json, const char *path, const struct json_fi
     int rc = read_double(json, path, f, &v, err);
     if (rc)
         return rc;
-    if (fabs(v) > FLT_MAX)
+    if (isinf((float)v))
         return error_value(err, path, json, "a number that fits a 32-bit float");
     *ret_value = (float)v;
     return 0;
