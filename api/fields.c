@@ -354,6 +354,10 @@ static int values_read(const struct json_field *table, const json_t *object, str
         err.code = rc;
         return table_problem(table, &err, ret_problem);
     }
+    if (is_given(table, given, "model") && !f.model[0]) {
+        fields_done(&f);
+        return problem_set(ret_problem, PROBLEM_BAD_FIELD, "model", "model has no value");
+    }
     f.has_seed = is_given(table, given, "seed");
     f.eta += 0.0; // -0 becomes 0, so that equal requests are written alike
     f.guidance += 0.0;

@@ -64,6 +64,12 @@ static size_t name_span(const char *p)
     return n;
 }
 
+bool route_is_name(const char *name)
+{
+    size_t n = name_span(name);
+    return n && n < MODEL_NAME_BYTES && name[n] == '\0';
+}
+
 static bool path_matches(const char *pattern, const char *path, char *ret_name)
 {
     ret_name[0] = '\0';

@@ -27,6 +27,8 @@ enum { ROUTE_MAX_COUNT = 32 };
 /* The route of a decoded path; what stands for {name} goes into ret_name[MODEL_NAME_BYTES], "" where there is nothing
  * of the kind. NULL: no such path, or a name that no model can have. */
 const struct route *route_find(const char *path, char *ret_name);
+/* Whether a name could stand for {name}: letters, digits, '.', '_', '-', not too long. */
+bool route_is_name(const char *name);
 /* "GET, HEAD, OPTIONS" */
 void route_allow(const struct route *r, char *ret_allow, size_t bytes);
 /* The bit of a method that the table knows, 0 for others. HEAD counts as GET. */

@@ -103,10 +103,21 @@ static void model_acquired(struct exchange *x)
     resolve(x, w->finish);
 }
 
+static void no_such_model(struct exchange *x, const char *name)
+{
+    struct problem p;
+    problem_set(&p, PROBLEM_NO_SUCH_MODEL, "model", "no model can have the name \"%s\"", name);
+    exchange_problem(x, &p);
+}
+
 void work_begin(struct exchange *x, void (*next)(struct exchange *x))
 {
     struct work *w = x->work;
     const char *name = w->fields.model;
+    if (*name && !route_is_name(name)) {
+        no_such_model(x, name);
+        return;
+    }
     if (!w->fields.has_seed && getrandom(&w->fields.seed, sizeof(w->fields.seed), 0) != sizeof(w->fields.seed)) {
         exchange_fail(x, PROBLEM_INTERNAL, "no random number for the seed");
         return;
