@@ -5,7 +5,8 @@
  * Statistics come in one pass: sums of (x - k) and (x - k)^2 per channel, k the channel's first value, so that a large
  * mean cancels before it is squared; the channels of a group are then merged (Chan, Golub, LeVeque 1979). pre moves a
  * channel's mean and nothing else, so the pass does not read it. The second pass is one multiply-add per element with
- * everything folded into a scale and a shift per channel.
+ * everything folded into a scale and a shift per channel; in f32 the mean is subtracted first, so that a large one
+ * costs no digits (in bf16 x itself has none to lose).
  */
 #include "kernels/cpu/loops/loops.h"
 #include "kernels/cpu/loops/vec.h"
@@ -77,35 +78,40 @@ static void merge_group(const struct group_norm_image *g, size_t group, const fl
     *ret_rstd = 1.0f / sqrtf((variance > 0 ? variance : variance < 0 ? 0 : variance) + g->eps);
 }
 
-/* scale, shift: y = act(x scale + shift). */
-static void fold(const struct group_norm_image *g, size_t group, float mean, float rstd, float *scale, float *shift)
+/* y = act((x - center) scale + shift); bf16: act(x scale + shift). */
+static void fold(const struct group_norm_image *g, size_t group, float mean, float rstd, float *scale, float *shift,
+                 float *center)
 {
     size_t width = g->channels / g->groups;
     enum dtype t = g->x.dtype;
     for (size_t c = group * width; c < (group + 1) * width; c++) {
         scale[c] = g->gamma[c] * rstd;
-        shift[c] = (element(t, g->pre, c) - mean) * scale[c] + g->beta[c] + element(t, g->post, c);
+        center[c] = mean - element(t, g->pre, c);
+        shift[c] = g->beta[c] + element(t, g->post, c) - (t == DTYPE_F32 ? 0.0f : center[c] * scale[c]);
     }
 }
 
 ALWAYS_INLINE void apply_block(enum dtype t, bool act, const struct group_norm_image *g, size_t c, size_t w, int block,
-                               const float *scale, const float *shift)
+                               const float *scale, const float *shift, const float *center)
 {
-    vec a[BLOCK], b[BLOCK];
+    vec a[BLOCK], b[BLOCK], m[BLOCK];
     for (int v = 0; v < block; v++) {
         a[v] = vec_load(DTYPE_F32, scale, c + VEC * v, VEC);
         b[v] = vec_load(DTYPE_F32, shift, c + VEC * v, VEC);
+        m[v] = vec_load(DTYPE_F32, center, c + VEC * v, VEC);
     }
     for (size_t p = 0; p < g->n; p++)
         for (int v = 0; v < block; v++) {
-            vec z = vec_load(t, g->x.at, p * g->x.pitch + c + VEC * v, w) * a[v] + b[v];
+            vec x = vec_load(t, g->x.at, p * g->x.pitch + c + VEC * v, w);
+            vec z = (t == DTYPE_F32 ? x - m[v] : x) * a[v] + b[v];
             vec_store(t, g->y.at, p * g->y.pitch + c + VEC * v, w, act ? z * vec_sigmoid(t, z) : z);
         }
 }
 
 ALWAYS_INLINE void forward_as(enum dtype t, const struct group_norm_image *g)
 {
-    float *mean = scratch_row(g, 0), *m2 = scratch_row(g, 1), *scale = scratch_row(g, 2), *shift = scratch_row(g, 3);
+    float *mean = scratch_row(g, 0), *m2 = scratch_row(g, 1), *scale = scratch_row(g, 2), *shift = scratch_row(g, 3),
+          *center = scratch_row(g, 4);
     FOR_BLOCKS(g->channels, sums_block(t, g, c, w, block, mean, m2));
     for (size_t group = 0; group < g->groups; group++) {
         float average, rstd;
@@ -114,12 +120,12 @@ ALWAYS_INLINE void forward_as(enum dtype t, const struct group_norm_image *g)
             g->mean[group] = average;
         if (g->rstd)
             g->rstd[group] = rstd;
-        fold(g, group, average, rstd, scale, shift);
+        fold(g, group, average, rstd, scale, shift, center);
     }
     if (g->silu)
-        FOR_BLOCKS(g->channels, apply_block(t, true, g, c, w, block, scale, shift));
+        FOR_BLOCKS(g->channels, apply_block(t, true, g, c, w, block, scale, shift, center));
     else
-        FOR_BLOCKS(g->channels, apply_block(t, false, g, c, w, block, scale, shift));
+        FOR_BLOCKS(g->channels, apply_block(t, false, g, c, w, block, scale, shift, center));
 }
 
 static void forward(const struct group_norm_image *g)
