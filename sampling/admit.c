@@ -20,16 +20,15 @@ static int64_t generation_row_steps(const struct generation *g)
     return (int64_t)g->n_images * g->table->n_rows * (g->guidance == 1 ? 1 : 2);
 }
 
-struct forecast_request forecast_of(const struct generation *g)
+struct generation_state admit_ghost(struct generation *g, struct account *a)
 {
-    return (struct forecast_request){
-        .model = g->model,
-        .client = g->client,
-        .priority = g->priority,
-        .images = g->n_images,
+    return (struct generation_state){
+        .g = g,
+        .id = GHOST_ID,
+        .account = a,
         .rows = g->guidance == 1 ? 1 : 2,
-        .steps = g->table->n_rows,
-        .row_steps = generation_row_steps(g),
+        .open_images = g->n_images,
+        .remaining_row_steps = generation_row_steps(g),
     };
 }
 
@@ -99,8 +98,8 @@ static int admit(struct scheduler *s, struct generation *g, int64_t bytes, struc
     int rc = admit_size(s, g, bytes, a, now_ns, &ticket->retry_after_ns, err);
     if (rc)
         return rc;
-    struct forecast_request f = forecast_of(g);
-    ticket->expected_ns = forecast_end_ns(s, &f, now_ns);
+    struct generation_state ghost = admit_ghost(g, a);
+    ticket->expected_ns = forecast_end_ns(s, &ghost, now_ns);
     if (g->deadline_ns && ticket->expected_ns > g->deadline_ns - now_ns) {
         ticket->retry_after_ns = longer(0, ticket->expected_ns - (g->deadline_ns - now_ns));
         return refuse(s, REFUSAL_DEADLINE, -ETIMEDOUT, err, "timeout_ms", "it cannot be done in that time");
@@ -108,8 +107,7 @@ static int admit(struct scheduler *s, struct generation *g, int64_t bytes, struc
     return 0;
 }
 
-/* Room in the array that a turn orders requests in. Lock held. */
-static int reserve_order(struct scheduler *s)
+int admit_reserve_order(struct scheduler *s)
 {
     if (s->stats.requests < s->order_capacity)
         return 0;
@@ -129,7 +127,7 @@ static int enqueue(struct scheduler *s, struct generation *g, int64_t bytes, str
     struct generation_state *r = NULL;
     int64_t now_ns = scheduler_now_ns(s);
     struct account *a = account_get(&s->accounts, g->client, now_ns);
-    int rc = a && reserve_order(s) == 0 ? 0 : -ENOMEM;
+    int rc = a && admit_reserve_order(s) == 0 ? 0 : -ENOMEM;
     if (rc == 0)
         rc = admit(s, g, bytes, a, now_ns, ticket, err);
     if (rc == 0)

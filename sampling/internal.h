@@ -38,12 +38,11 @@ double step_cost_seconds(const struct step_cost *c, int32_t rows);
 struct account {
     uint64_t client;
     double seconds;
-    int64_t stamp_ns;            // when seconds was right
-    int64_t row_steps;           // held
-    int32_t requests;            // held
-    bool over;                   // pick.c: well above its fair share
-    double demand, demand_short; // forecast.c: scratch
-    int32_t index;               // simulate.c: scratch
+    int64_t stamp_ns;  // when seconds was right
+    int64_t row_steps; // held
+    int32_t requests;  // held
+    bool over;         // pick.c: well above its fair share
+    int32_t index;     // simulate.c: scratch
     struct account *next;
 };
 /* Finds or makes the client's. NULL without memory. Forgets idle clients whose use has decayed. */
@@ -93,6 +92,7 @@ struct generation_state {
     int64_t cancelled_ns; // 0: not
     int32_t cursor;       // pick.c: next image to look at in this turn
     int32_t leading_rows; // pick.c: that it has as a leader in this turn
+    int32_t sim_image;    // simulate.c: its first image there
     int failure;          // worker: what a step or read of this turn said
     bool advanced;        // worker: in this turn
 };
@@ -136,30 +136,33 @@ int32_t pick_lanes(struct scheduler *s, int64_t now_ns, struct model_lane **ret_
 void pick_charge(struct scheduler *s, struct model_lane *m, int32_t n, double seconds, int64_t now_ns);
 /* The policy's order: < 0 when a is served before b. */
 int pick_compare(const struct generation_state *a, const struct generation_state *b);
+/* The part of a row's time that sharing a step saves: 0 where rows cost their full time, near 1 where they are free. */
+double pick_sharing(const struct model_lane *m);
 #define PICK_RESERVE 0.25 // of the device's time for the oldest request
 #define PICK_GRACE_S 0.5  // that this may be behind
 
 /* forecast.c, lock held. */
-struct forecast_request {
-    const struct model_lane *model;
-    uint64_t client, id; // id 0: not submitted, younger than all
-    enum priority priority;
-    int32_t images, rows, steps; // open images, rows of one, steps that the last of them has to go
-    int64_t row_steps;
-};
-int64_t forecast_end_ns(struct scheduler *s, const struct forecast_request *f, int64_t now_ns);
-/* Until so much of the resource is given back. */
+/* Time to the end of r: one of the list, or one that is not linked (GHOST_ID) with g, account, rows, open_images and
+ * remaining_row_steps set, as if it were submitted now. */
+int64_t forecast_end_ns(struct scheduler *s, struct generation_state *r, int64_t now_ns);
+/* Until so many row-steps of anyone are done. */
 int64_t forecast_row_steps_ns(struct scheduler *s, int64_t row_steps);
 double forecast_row_step_seconds(const struct scheduler *s);
-/* simulate.c: until so many images, bytes of requests and row-steps of one client (NULL: of none) are done, all three.
- * Lock held. */
+
+/* simulate.c, lock held. Time to the end of r, as forecast_end_ns(); -1: the backlog is too large to be played. */
+int64_t simulate_end_ns(struct scheduler *s, struct generation_state *r, int64_t now_ns);
+/* Until so many images, bytes of requests and row-steps of one client (NULL: of none) are done, all three. */
 struct room {
     int64_t images, bytes;
     const struct account *client;
     int64_t client_row_steps;
 };
 int64_t simulate_room_ns(struct scheduler *s, const struct room *wanted, int64_t now_ns);
-struct forecast_request forecast_of(const struct generation *g); // admit.c: as if it were submitted now
+/* admit.c, lock held */
+int admit_reserve_order(struct scheduler *s); // room for one more request in order; 0, -ENOMEM
+/* A request as simulate and forecast want it, not linked. */
+#define GHOST_ID UINT64_MAX // younger than all
+struct generation_state admit_ghost(struct generation *g, struct account *a);
 
 /* worker.c */
 void *scheduler_worker(void *scheduler);   // the thread's main

@@ -263,8 +263,7 @@ int32_t pick_lanes(struct scheduler *s, int64_t now_ns, struct model_lane **ret_
     return c.n;
 }
 
-/* The part of a row's time that sharing a step saves: 0 where rows cost their full time, near 1 where they are free. */
-static double saved_by_sharing(const struct model_lane *m)
+double pick_sharing(const struct model_lane *m)
 {
     int32_t max_rows = m->stepper.max_rows;
     double alone = step_cost_seconds(&m->cost, 1), full = step_cost_seconds(&m->cost, max_rows);
@@ -289,5 +288,5 @@ void pick_charge(struct scheduler *s, struct model_lane *m, int32_t n, double se
         most = fmax(most, step_cost_seconds(&each->cost, each->stepper.max_rows));
     if (s->left_out)
         s->due = fmin(s->due + PICK_RESERVE * seconds, most);
-    s->thrift = fmin(s->thrift + PICK_RESERVE * saved_by_sharing(m) * seconds, most);
+    s->thrift = fmin(s->thrift + PICK_RESERVE * pick_sharing(m) * seconds, most);
 }

@@ -196,28 +196,26 @@ int scheduler_cancel(struct scheduler *s, uint64_t id)
     return r ? 0 : -ENOENT;
 }
 
-int64_t scheduler_expected_ns(struct scheduler *s, const struct generation *g)
+int64_t scheduler_expected_ns(struct scheduler *s, struct generation *g)
 {
-    struct forecast_request f = forecast_of(g);
+    int64_t ns = 0, now_ns = scheduler_now_ns(s);
     pthread_mutex_lock(&s->lock);
-    int64_t ns = forecast_end_ns(s, &f, scheduler_now_ns(s));
+    struct account *a = account_get(&s->accounts, g->client, now_ns);
+    if (a && admit_reserve_order(s) == 0) {
+        struct generation_state ghost = admit_ghost(g, a);
+        ns = forecast_end_ns(s, &ghost, now_ns);
+    }
     pthread_mutex_unlock(&s->lock);
     return ns;
 }
 
-static void place_of(struct scheduler *s, const struct generation_state *r, struct scheduler_place *ret_place)
+static void place_of(struct scheduler *s, struct generation_state *r, struct scheduler_place *ret_place)
 {
     struct scheduler_place place = {
         .done_lane_steps = r->done_lane_steps,
         .total_lane_steps = (int64_t)r->g->n_images * r->g->table->n_rows,
+        .expected_ns = forecast_end_ns(s, r, scheduler_now_ns(s)),
     };
-    struct forecast_request f = forecast_of(r->g);
-    const struct image *last = &r->images[r->g->n_images - 1];
-    f.id = r->id;
-    f.images = r->open_images;
-    f.steps = f.steps - last->step;
-    f.row_steps = r->remaining_row_steps;
-    place.expected_ns = forecast_end_ns(s, &f, scheduler_now_ns(s));
     for (const struct generation_state *o = s->oldest; o && !r->g->started_ns; o = o->next)
         if (o != r && pick_compare(o, r) < 0)
             place.images_ahead += o->open_images;
@@ -227,7 +225,7 @@ static void place_of(struct scheduler *s, const struct generation_state *r, stru
 int scheduler_place(struct scheduler *s, uint64_t id, struct scheduler_place *ret_place)
 {
     pthread_mutex_lock(&s->lock);
-    const struct generation_state *r = find(s, id);
+    struct generation_state *r = find(s, id);
     if (r)
         place_of(s, r, ret_place);
     pthread_mutex_unlock(&s->lock);

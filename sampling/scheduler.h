@@ -141,7 +141,7 @@ int scheduler_submit(struct scheduler *s, struct generation *g, struct scheduler
  * that no cancel can meet a request that was freed. 0, -ENOENT (ended, or never was). */
 int scheduler_cancel(struct scheduler *s, uint64_t id);
 /* Expected time to the end of g, were it submitted now. Reads model, n_images, table, guidance, priority, client. */
-int64_t scheduler_expected_ns(struct scheduler *s, const struct generation *g);
+int64_t scheduler_expected_ns(struct scheduler *s, struct generation *g);
 
 struct scheduler_place {
     int64_t images_ahead; // of other requests, expected to be served before its next step; 0: it is running

@@ -291,6 +291,38 @@ static void test_retry_after(void **state)
     }
 }
 
+/* The expectation that a ticket tells, against what comes, when nobody else comes. */
+static void test_expectation(void **state)
+{
+    enum { TRIALS = 200, MATES = 30 };
+    int32_t within = 0;
+    random_state = 5;
+    for (int trial = 0; trial < TRIALS; trial++) {
+        struct rig r;
+        struct outcome mates[MATES] = {0}, o = {0};
+        struct scheduler_ticket ticket;
+        int32_t n = (int32_t)(uniform() * MATES);
+        rig_open(&r, 512, 8, NULL);
+        for (int i = 0; i < n; i++) {
+            rig_submit(&r, &mates[i],
+                       SPEC(.images = 1 + (int32_t)(uniform() * 8), .steps = 5 + (int32_t)(uniform() * 400),
+                            .client = (uint64_t)(uniform() * 5), .rank = (int32_t)(uniform() * 1.2)));
+            rig_turns(&r, (int)(uniform() * 40));
+        }
+        struct spec spec = SPEC(.model = r.model, .images = 1 + (int32_t)(uniform() * 8),
+                                .steps = 5 + (int32_t)(uniform() * 400), .client = (uint64_t)(uniform() * 5));
+        assert_int_equal(fake_submit(r.s, &spec, &o, &ticket), 0);
+        while (!o.done)
+            scheduler_turn(r.s);
+        int64_t truth = o.finished_ns - o.submitted_ns;
+        within += llabs(ticket.expected_ns - truth) <= truth / 4;
+        rig_until_idle(&r);
+        rig_close(&r);
+    }
+    print_message("expected within 25 %% of the truth: %d of %d\n", within, TRIALS);
+    assert_true(within >= TRIALS * 9 / 10);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -302,6 +334,7 @@ int main(void)
         cmocka_unit_test(test_long_is_not_starved_by_short),
         cmocka_unit_test(test_starvation_bound),
         cmocka_unit_test(test_retry_after),
+        cmocka_unit_test(test_expectation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
