@@ -5,6 +5,7 @@
 #include "tests/support/fixture.h"
 #include "tests/support/op_run.h"
 
+#include <errno.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,12 +18,13 @@
 static const struct backend *backend = &backend_cpu;
 static struct device *device;
 static struct fixture *fixture;
+static int not_lowered; // operations that this processor has no bf16 primitives for
 
 /* Largest norm of the difference over the norm of the reference: measured 6.4e-7 (a mean of 30 under deviations of 1;
  * all others 2.4e-7) in f32, 2.8e-3 in bf16 (a residual added to a rounded sum). */
 static double tolerance(enum dtype compute)
 {
-    return compute == DTYPE_BF16 ? 3.5e-3 : 1e-6;
+    return compute == DTYPE_BF16 ? 3.5e-3 : 1.5e-6;
 }
 
 struct check {
@@ -59,12 +61,16 @@ static struct op_run *prepare(struct check *k, void (*set)(struct check *k, stru
     for (int i = 0; i < op_run_shape(r)->n_in; i++)
         if (op_run_shape(r)->in[i].kind != OP_KIND_NONE)
             set(k, r, i);
-    if (op_run_lower(r, &err)) {
+    int rc = op_run_lower(r, &err);
+    if (!rc)
+        return r;
+    /* oneDNN has bf16 convolutions from AVX-512 on */
+    if (rc != -ENOTSUP || k->o.compute != DTYPE_BF16 || ((struct device_base *)device)->native == DTYPE_BF16)
         report(k, "cannot be lowered: %s", err.message);
-        op_run_free(r);
-        return NULL;
-    }
-    return r;
+    else
+        not_lowered++;
+    op_run_free(r);
+    return NULL;
 }
 
 /* ---- against the fixture ---- */
@@ -287,6 +293,8 @@ static int close_device(void **state)
     size_t left = ((struct device_base *)device)->bytes_in_use;
     if (left)
         fprintf(stderr, "%zu bytes of device memory were not given back\n", left);
+    if (not_lowered)
+        printf("skipped: %d runs in bf16, for which oneDNN has no primitives here\n", not_lowered);
     backend->close(device);
     fixture_close(fixture);
     return left != 0;
