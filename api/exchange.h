@@ -30,10 +30,9 @@ struct exchange {
     pthread_mutex_t lock;
     struct MHD_Connection *connection; // NULL once the request is over
     bool suspended;
-    uint64_t ticket;                        // of the generation that is under way, 0: none
-    int64_t watch;                          // hangup.h; HTTP thread
-    void (*next)(struct exchange *);        // after a wake
-    struct exchange *live_next, *live_last; // the api's list
+    uint64_t ticket;                 // of the generation that is under way, 0: none
+    int64_t watch;                   // hangup.h; HTTP thread
+    void (*next)(struct exchange *); // after a wake
 
     /* the request; HTTP thread */
     char request_id[REQUEST_ID_BYTES];
@@ -43,7 +42,7 @@ struct exchange {
     const struct route *route;   // NULL: none
     char name[MODEL_NAME_BYTES]; // what stands for {name} in the route's path
     int offer;                   // index in route->offers
-    bool begun, dispatched, body_dropped;
+    bool begun, dispatched, body_dropped, busy;
     struct text body;
     int64_t begun_ns;
 

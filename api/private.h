@@ -21,10 +21,9 @@ struct api {
     uint32_t instance;  // random, likewise
     int64_t started_ns;
 
-    pthread_mutex_t lock; // the list of live exchanges
+    pthread_mutex_t lock; // live exchanges: requests that began and did not end
     pthread_cond_t idle;
-    struct exchange *live;
-    int n_live;
+    int n_live, n_busy; // busy: wholly received, not yet wholly answered
 
     /* metrics */
     _Atomic uint64_t answers[ROUTE_MAX_COUNT + 1][STATUS_KINDS]; // the last row: no route
@@ -38,6 +37,10 @@ void api_log(struct api *a, int priority, const char *format, ...) __attribute__
 bool api_check_ready(struct exchange *x);
 /* Why it is not ready, NULL where it is. */
 const char *api_unready(struct api *a);
+
+/* model_store_acquire() on a helper thread (NULL: the default), and what its failure is for a client. */
+int api_acquire_model(struct api *a, const char *name, struct resident_model **ret_model, struct error *err);
+void api_model_problem(const char *name, int rc, const struct error *err, struct problem *ret_problem);
 
 /* Column of api.answers; the last one is for codes without a column of their own. */
 int metrics_status_index(int status);

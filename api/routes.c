@@ -55,10 +55,12 @@ const struct route route_table[] = {
     {0},
 };
 
-/* Names of models and problems: what may stand for {name}. */
+/* Names of models and problems: what may stand for {name}. None begins with a dot. */
 static size_t name_span(const char *p)
 {
     size_t n = 0;
+    if (*p == '.')
+        return 0;
     while (isalnum((unsigned char)p[n]) || (p[n] && strchr("._-", p[n])))
         n++;
     return n;

@@ -41,30 +41,30 @@ static void on_http_message(void *context, const char *format, va_list args)
     api_log(a, LOG_DEBUG, "http: %s", line);
 }
 
-/* ---- the list of live exchanges ---- */
+/* ---- live exchanges ---- */
 
-static void live_add(struct api *a, struct exchange *x)
+static void live_begin(struct api *a)
 {
     pthread_mutex_lock(&a->lock);
-    x->live_next = a->live;
-    if (a->live)
-        a->live->live_last = x;
-    a->live = x;
     a->n_live++;
     pthread_mutex_unlock(&a->lock);
 }
 
-static void live_remove(struct api *a, struct exchange *x)
+static void live_busy(struct exchange *x)
 {
+    x->busy = true;
+    pthread_mutex_lock(&x->api->lock);
+    x->api->n_busy++;
+    pthread_mutex_unlock(&x->api->lock);
+}
+
+static void live_end(struct exchange *x)
+{
+    struct api *a = x->api;
     pthread_mutex_lock(&a->lock);
-    if (x->live_next)
-        x->live_next->live_last = x->live_last;
-    if (x->live_last)
-        x->live_last->live_next = x->live_next;
-    else
-        a->live = x->live_next;
-    if (--a->n_live == 0)
-        pthread_cond_broadcast(&a->idle);
+    a->n_live--;
+    a->n_busy -= x->busy;
+    pthread_cond_broadcast(&a->idle);
     pthread_mutex_unlock(&a->lock);
 }
 
@@ -234,6 +234,7 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *connecti
     x->next = NULL;
     if (!x->dispatched) {
         x->dispatched = true;
+        live_busy(x);
         dispatch(x);
     } else if (next && !x->response) {
         next(x);
@@ -249,7 +250,7 @@ static void *on_uri(void *context, const char *uri, struct MHD_Connection *conne
     struct exchange *x = exchange_create(a, uri);
     if (x) {
         x->connection = connection;
-        live_add(a, x);
+        live_begin(a);
     }
     return x;
 }
@@ -290,7 +291,7 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
         atomic_fetch_add(&a->answers[route][metrics_status_index(x->status)], 1);
         log_request(x);
     }
-    live_remove(a, x);
+    live_end(x);
     exchange_release(x);
 }
 
@@ -363,20 +364,30 @@ void api_set_alive(struct api *a, int64_t now)
     atomic_store(&a->alive_ns, now);
 }
 
+/* Waits while there is something to wait for: a request that is half received may be a client's that stopped. Returns
+ * what is still under way. Locked. */
+static int wait_for(struct api *a, const int *count, int64_t until_ns)
+{
+    struct timespec until = {until_ns / 1000000000, until_ns % 1000000000};
+    while (*count && pthread_cond_timedwait(&a->idle, &a->lock, &until) == 0)
+        ;
+    return *count;
+}
+
 int api_stop(struct api *a, int64_t deadline_ns)
 {
-    int rc = 0;
-    struct timespec until = {deadline_ns / 1000000000, deadline_ns % 1000000000};
+    int64_t soon_ns = now_ns() + 1000000000;
     pthread_mutex_lock(&a->lock);
-    while (a->n_live && rc == 0)
-        rc = -pthread_cond_timedwait(&a->idle, &a->lock, &until);
+    int n = wait_for(a, &a->n_live, soon_ns < deadline_ns ? soon_ns : deadline_ns);
+    if (n)
+        n = wait_for(a, &a->n_busy, deadline_ns);
     pthread_mutex_unlock(&a->lock);
     asides_free(a->asides); // their exchanges must be awake before the connections are closed
     a->asides = NULL;
     if (a->http)
         MHD_stop_daemon(a->http);
     a->http = NULL;
-    return rc;
+    return n ? -ETIMEDOUT : 0;
 }
 
 void api_free(struct api *a)

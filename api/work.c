@@ -58,27 +58,14 @@ bool api_check_ready(struct exchange *x)
 
 /* ---- the model ---- */
 
-static void model_problem(const char *name, int rc, const struct error *err, struct problem *ret_problem)
-{
-    enum problem_kind kind = rc == -ENOENT   ? PROBLEM_NO_SUCH_MODEL
-                             : rc == -ENOMEM ? PROBLEM_OUT_OF_MEMORY
-                             : rc == -EIO    ? PROBLEM_DEVICE_LOST
-                                             : PROBLEM_BAD_MODEL;
-    problem_from_error(ret_problem, kind, err);
-    snprintf(ret_problem->field, sizeof(ret_problem->field), "model");
-    if (!err->message[0])
-        snprintf(ret_problem->detail, sizeof(ret_problem->detail), "model %s: %s", *name ? name : "(default)",
-                 strerror(-rc));
-}
-
 /* On a helper thread. */
 static void model_acquire(struct exchange *x)
 {
     struct error err = {0};
     const char *name = x->work->fields.model;
-    int rc = model_store_acquire(x->api->options.models, *name ? name : NULL, &x->aside.model, &err);
+    int rc = api_acquire_model(x->api, *name ? name : NULL, &x->aside.model, &err);
     if (rc)
-        model_problem(name, rc, &err, &x->aside.problem);
+        api_model_problem(name, rc, &err, &x->aside.problem);
 }
 
 static void resolve(struct exchange *x, void (*next)(struct exchange *x))
