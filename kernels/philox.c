@@ -109,7 +109,7 @@ __attribute__((target("avx2,fma"))) static void normal_avx2(float *z, size_t n, 
     normal_fill(z, n, seed, image, draw);
 }
 
-__attribute__((target("avx512f,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512"))) static void
+__attribute__((target("avx512f,avx512dq,avx512vl,avx2,fma"))) static void
 normal_avx512(float *z, size_t n, uint64_t seed, uint64_t image, uint32_t draw)
 {
     normal_fill(z, n, seed, image, draw);
