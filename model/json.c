@@ -31,6 +31,8 @@ int json_parse(const char *text, size_t bytes, json_t **ret_json, struct error *
     if (!json) {
         if (json_error_code(&e) == json_error_out_of_memory)
             return error_set(err, -ENOMEM, NULL, "out of memory");
+        for (char *p = e.text; *p; p++) // it quotes the text, which need not be UTF-8
+            *p = *p < ' ' || *p > '~' ? '?' : *p;
         return error_set(err, -EINVAL, NULL, "not valid JSON: %s (line %d, column %d)", e.text, e.line, e.column);
     }
     *ret_json = json;

@@ -65,6 +65,8 @@ def main():
                                       "data": {"image_size": [128, 128], "classes": None}}).encode())
     put("config", "typo", json.dumps({"model": {"chanel_mult": 3}, "diffusion": {"beta": [0.02, 0.0001]}}).encode())
 
+    put("config", "not-utf8", b'{"model": ["\\u0\xd7\x99\xff"]}')
+
     header = (b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))
     rest = [(b"IDAT", zlib.compress(b"\0\0")), (b"IEND", b"")]
     put("png_text", "text", png(header, (b"tEXt", b"ddimd\0{\"seed\": 1}"), *rest))

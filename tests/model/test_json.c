@@ -212,6 +212,13 @@ static void test_messages_stay_utf8(void **state)
         json_decref(keys);
         json_decref(value);
     }
+    static const char *const bad[] = {"[\"\\u0\xD7\x99\xFF\"]", "{\xFF", "[\"a\nb\"]"};
+    for (size_t i = 0; i < 3; i++) {
+        json_t *json;
+        struct error err = {0};
+        assert_int_equal(json_parse(bad[i], strlen(bad[i]), &json, &err), -EINVAL);
+        assert_true(is_utf8(err.message) && !strchr(err.message, '\n'));
+    }
 }
 
 static void test_parse_is_strict(void **state)
