@@ -1,6 +1,6 @@
 /* folder.h: the folder of a run.
  *
- *   metrics.jsonl                  a line every few steps, and one for each epoch
+ *   metrics.jsonl                  a line every few steps, one for each epoch, one for the end
  *   samples/epoch-0001.png         grids, the same seeds each time
  *   checkpoints/epoch-0001.safetensors   models to serve (averaged weights)
  *   checkpoints/best.safetensors, last.safetensors

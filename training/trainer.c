@@ -282,11 +282,11 @@ static int write_interval(struct trainer *t, double lr, double norm, struct erro
     struct train_state *s = &t->state;
     double at = now(), wait = loader_wait_seconds(t->loader), seconds = fmax(at - t->mark, 1e-9);
     t->rate = (double)(s->images - t->mark_images) / seconds;
-    json_t *line = json_pack("{ss sI sI so so so sf sf sI so}", "event", "step", "step", (json_int_t)s->step, "epoch",
-                             (json_int_t)s->epoch + 1, "loss", real_or_null(sums_mean(&s->interval)), "lr",
-                             real_or_null(lr), "grad_norm", real_or_null(norm), "images_per_s", t->rate, "wait_share",
-                             (wait - t->mark_wait) / seconds, "skipped", (json_int_t)s->skipped, "loss_by_timestep",
-                             sums_bands(&s->interval));
+    json_t *line = json_pack("{ss sI sI sI so so so sf sf sI so}", "event", "step", "step", (json_int_t)s->step,
+                             "steps", (json_int_t)t->total_steps, "epoch", (json_int_t)s->epoch + 1, "loss",
+                             real_or_null(sums_mean(&s->interval)), "lr", real_or_null(lr), "grad_norm",
+                             real_or_null(norm), "images_per_s", t->rate, "wait_share", (wait - t->mark_wait) / seconds,
+                             "skipped", (json_int_t)s->skipped, "loss_by_timestep", sums_bands(&s->interval));
     t->mark = at;
     t->mark_wait = wait;
     t->mark_images = s->images;
@@ -302,6 +302,17 @@ static int write_epoch(struct trainer *t, bool best, struct error *err)
                   (json_int_t)s->epoch, "loss", real_or_null(s->train_loss), "val_loss", real_or_null(s->val_loss),
                   "best", best, "images", (json_int_t)s->images, "loss_by_timestep", sums_bands(&s->epoch_losses));
     return run_folder_metrics(&t->folder, line, err);
+}
+
+/* The last line: how the run ended, for who was not its parent. After the state, so that a resumed run cuts it off.
+ * All that matters is on the disk by now: where there is no room for the line, the run has not failed. */
+static void write_end(struct trainer *t, enum trainer_end end)
+{
+    static const char *const names[] = {
+        [TRAINER_FINISHED] = "finished", [TRAINER_EARLY] = "early", [TRAINER_STOPPED] = "stopped"};
+    json_t *line = json_pack("{ss ss sI sI sI}", "event", "end", "end", names[end], "step", (json_int_t)t->state.step,
+                             "steps", (json_int_t)t->total_steps, "epoch", (json_int_t)t->state.epoch);
+    run_folder_metrics(&t->folder, line, NULL);
 }
 
 static void show(struct trainer *t)
@@ -576,6 +587,7 @@ int trainer_run(const struct trainer_options *o, struct trainer_outcome *ret_out
     if (r == 0)
         r = loop(&t, &outcome.end, err);
     if (r == 0) {
+        write_end(&t, outcome.end);
         outcome.state = t.state;
         run_folder_checkpoint_path(&t.folder, t.state.best_epoch ? RUN_BEST_NAME : RUN_LAST_NAME, outcome.model);
         *ret_outcome = outcome;
