@@ -3,7 +3,7 @@
 
     python3 make_corpus.py
 
-What a fuzzer found besides lies beside them under the hash of its bytes.
+What the fuzzers found besides (minimised with -merge=1) lies beside them under the hash of its bytes.
 """
 import json
 import pathlib
