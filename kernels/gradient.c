@@ -78,39 +78,12 @@ static tensor_id param_gradient(struct tape *t, tensor_id param)
 
 /* ---- one function per operation: n is a copy of the node, dy the gradient of its output 0 ---- */
 
-static void conv_weights(struct tape *t, const struct node *n, tensor_id x, const struct node_attr *attr, tensor_id dy)
-{
-    const tensor_id out[] = {param_gradient(t, n->in[1]), param_gradient(t, n->in[2])};
-    emit(t, OP_CONV2D_BACKWARD_WEIGHTS, attr, (tensor_id[]){x, dy}, 2, out, 2);
-}
-
-/* Through the upsampling as its own operation: x is enlarged again for the filter's gradient. */
-static void upsampled_conv_backward(struct tape *t, const struct node *n, tensor_id dy)
-{
-    tensor_id x = n->in[0];
-    struct node_attr attr = n->attr;
-    attr.upsample2x = false;
-    const struct tensor small = t->g->tensors[x];
-    const int32_t large[4] = {small.dim[0], 2 * small.dim[1], 2 * small.dim[2], small.dim[3]};
-    tensor_id up = graph_tensor(t->g, small.dtype, TENSOR_VALUE, large);
-    emit(t, OP_UPSAMPLE2X, NULL, &x, 1, &up, 1);
-    conv_weights(t, n, up, &attr, dy);
-    if (!wants(t, x))
-        return;
-    tensor_id dup = graph_tensor(t->g, small.dtype, TENSOR_VALUE, large);
-    emit(t, OP_CONV2D_BACKWARD_DATA, &attr, (tensor_id[]){dy, n->in[1], TENSOR_NONE}, 3, &dup, 1);
-    add_gradient(t, x, emit_like(t, OP_UPSAMPLE2X_BACKWARD, NULL, &dup, 1, x));
-}
-
 static void conv2d_backward(struct tape *t, const struct node *n, tensor_id dy)
 {
     tensor_id x = n->in[0];
+    const tensor_id dw[] = {param_gradient(t, n->in[1]), param_gradient(t, n->in[2])};
     add_gradient(t, n->in[3], dy);
-    if (n->attr.upsample2x) {
-        upsampled_conv_backward(t, n, dy);
-        return;
-    }
-    conv_weights(t, n, x, &n->attr, dy);
+    emit(t, OP_CONV2D_BACKWARD_WEIGHTS, &n->attr, (tensor_id[]){x, dy}, 2, dw, 2);
     if (wants(t, x))
         t->grad[x] = emit_like(t, OP_CONV2D_BACKWARD_DATA, &n->attr, (tensor_id[]){dy, n->in[1], t->grad[x]}, 3, x);
 }

@@ -129,7 +129,7 @@ enum op {
 // clang-format on
 struct node_attr {
     int32_t stride;  // conv: 1 or 2; zero padding is R / 2
-    bool upsample2x; // conv: x is read through a nearest 2x upsampling
+    bool upsample2x; // conv, and its gradients: x is (the small image) read through a nearest 2x upsampling
     int32_t groups;  // group norm
     float eps;       // group norm
     bool silu;       // group norm: SiLU after it

@@ -384,6 +384,22 @@ static void test_plan_of_known_size(void **state)
     graph_free(g);
 }
 
+/* conv(x) + x may not be written over x, which the convolution still reads. */
+static void test_residual_that_is_the_input(void **state)
+{
+    struct plan plan;
+    struct graph *g = new_graph(false);
+    tensor_id x = conv(g, graph_input(g, DTYPE_F32, 4, 4, 8), "c0", 3), y = graph_add(g, conv(g, x, "c1", 3), x);
+    graph_output(g, conv(g, y, "c2", 3), DTYPE_F32);
+    assert_int_equal(graph_fuse(g), 0);
+    assert_int_equal(g->nodes[1].in[0], x);
+    assert_int_equal(g->nodes[1].in[3], x);
+    assert_int_equal(plan_init(&plan, g), 0);
+    assert_int_not_equal(plan.places[x].offset, plan.places[y].offset);
+    plan_done(&plan);
+    graph_free(g);
+}
+
 /* Element `channel` of pixel `pixel` of a root tensor, as a tag. */
 struct tag {
     tensor_id root;
@@ -548,6 +564,7 @@ int main(void)
         cmocka_unit_test(test_gradient_errors),
         cmocka_unit_test(test_gradient_sums_on_the_way),
         cmocka_unit_test(test_plan_of_known_size),
+        cmocka_unit_test(test_residual_that_is_the_input),
         cmocka_unit_test(test_plans_of_random_graphs),
         cmocka_unit_test(test_gradient_covers_parameters),
     };
