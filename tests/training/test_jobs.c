@@ -4,9 +4,11 @@
 #include "tests/training/scratch.h"
 #include "training/job_state.h"
 #include "training/jobs.h"
+#include "training/thin.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -459,6 +461,45 @@ static void a_resumed_run_replaces_the_steps_it_repeats(void **state)
     job_done(&job);
 }
 
+static void thinning_keeps_the_peaks(void **state)
+{
+    enum { N = 10000, MOST = 100 };
+    static double values[N];
+    int32_t chosen[MOST];
+    (void)state;
+    for (int i = 0; i < N; i++)
+        values[i] = sin(i * 0.01);
+    values[4321] = 50;
+    values[4322] = -50;
+    values[0] = NAN;
+    int32_t n = thin_min_max(values, N, MOST, chosen);
+    assert_in_range(n, MOST / 2, MOST);
+    bool high = false, low = false;
+    for (int i = 0; i < n; i++) {
+        assert_true(i == 0 || chosen[i] > chosen[i - 1]);
+        assert_true(isfinite(values[chosen[i]]));
+        high = high || chosen[i] == 4321;
+        low = low || chosen[i] == 4322;
+    }
+    assert_true(high && low);
+    // Each piece of the curve has its own smallest and largest.
+    for (int p = 0; p < MOST / 2; p++) {
+        int32_t least = -1;
+        for (int32_t i = p * 200; i < (p + 1) * 200; i++)
+            least = isfinite(values[i]) && (least < 0 || values[i] < values[least]) ? i : least;
+        bool found = false;
+        for (int i = 0; i < n; i++)
+            found = found || chosen[i] == least;
+        assert_true(found);
+    }
+    assert_int_equal(thin_min_max(values, 7, MOST, chosen), 7);
+    assert_int_equal(chosen[6], 6);
+    for (int i = 0; i < N; i++)
+        values[i] = NAN;
+    assert_int_equal(thin_min_max(values, N, MOST, chosen), MOST / 2);
+    assert_int_equal(thin_min_max(values, 0, MOST, chosen), 0);
+}
+
 /* ---- killed at any moment ---- */
 
 enum { CRASH_ROUNDS = 25 };
@@ -716,6 +757,7 @@ int main(void)
         TEST(rows_come_back_as_they_were_written),
         TEST(records_are_stored_once),
         TEST(a_resumed_run_replaces_the_steps_it_repeats),
+        cmocka_unit_test(thinning_keeps_the_peaks),
         TEST(kills_lose_and_double_nothing),
         TEST(a_full_disk_is_told_and_survived),
         TEST(a_locked_database_is_told_and_survived),
