@@ -365,8 +365,9 @@ static int values_read(const struct json_field *table, const json_t *object, str
     return 0;
 }
 
-int fields_read(const struct json_field *table, const struct field_source *source, struct fields *ret_fields,
-                struct problem *ret_problem)
+/* Query and body as one object, a query's values first. */
+static int source_read(const struct json_field *table, const struct field_source *source, json_t **ret_object,
+                       struct problem *ret_problem)
 {
     int rc = 0;
     json_t *query = json_object(), *body = NULL;
@@ -378,9 +379,39 @@ int fields_read(const struct json_field *table, const struct field_source *sourc
         rc = pairs_read(query, table, source->query, source->query_bytes, ret_problem);
     if (rc == 0 && (!body || json_object_update(body, query)))
         rc = problem_set(ret_problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the fields");
-    if (rc == 0)
-        rc = values_read(table, body, ret_fields, ret_problem);
     json_decref(query);
-    json_decref(body);
+    if (rc)
+        json_decref(body);
+    else
+        *ret_object = body;
     return rc;
+}
+
+int fields_read(const struct json_field *table, const struct field_source *source, struct fields *ret_fields,
+                struct problem *ret_problem)
+{
+    json_t *object;
+    int rc = source_read(table, source, &object, ret_problem);
+    if (rc)
+        return rc;
+    rc = values_read(table, object, ret_fields, ret_problem);
+    json_decref(object);
+    return rc;
+}
+
+int fields_read_struct(const struct json_field *table, const struct field_source *source, void *into,
+                       uint64_t *ret_given, json_t **ret_object, struct problem *ret_problem)
+{
+    struct error err = {0};
+    json_t *object;
+    int rc = source_read(table, source, &object, ret_problem);
+    if (rc)
+        return rc;
+    err.code = json_fields_read(object, "", table, into, ret_given, &err);
+    if (err.code) {
+        json_decref(object);
+        return table_problem(table, &err, ret_problem);
+    }
+    *ret_object = object;
+    return 0;
 }

@@ -64,6 +64,11 @@ struct field_source {
 int fields_read(const struct json_field *table, const struct field_source *source, struct fields *ret_fields,
                 struct problem *ret_problem);
 void fields_done(struct fields *f);
+/* The same into a struct of the table's own, which holds the defaults. *ret_object: all values as they came, owned by
+ * the caller (json_decref); FIELD_JSON members point into it. ret_given as in json_fields_read(), or NULL. 0, -EINVAL.
+ */
+int fields_read_struct(const struct json_field *table, const struct field_source *source, void *into,
+                       uint64_t *ret_given, json_t **ret_object, struct problem *ret_problem);
 /* Adds one class. 0, -EINVAL, -ENOMEM. */
 int fields_set_class(struct fields *f, const char *item);
 

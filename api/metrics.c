@@ -4,8 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static const int status_codes[STATUS_KINDS] = {200, 204, 304, 400, 404, 405, 406, 413,
-                                               414, 415, 429, 431, 499, 500, 503, 504};
+static const int status_codes[STATUS_KINDS] = {200, 201, 204, 304, 400, 404, 405, 406, 409, 413,
+                                               414, 415, 422, 429, 431, 499, 500, 503, 504};
 
 int metrics_status_index(int status)
 {

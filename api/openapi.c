@@ -15,12 +15,12 @@ static json_t *class_schema(const char *help)
                      "items", "type", "integer", "string", "minItems", 1, "default", "all", "description", help);
 }
 
-/* The schema of one field, by its table. */
-static json_t *field_schema(const struct json_field *table, const struct json_field *f)
+/* The schema of one field, by its route's table. */
+static json_t *field_schema(const struct route *r, const struct json_field *f)
 {
     if (f->kind == FIELD_CUSTOM)
         return class_schema(f->help);
-    json_t *all = json_fields_schema(table, &fields_defaults);
+    json_t *all = json_fields_schema(r->fields, r->defaults ? r->defaults : &fields_defaults);
     json_t *schema = json_incref(json_object_get(json_object_get(all, "properties"), f->name));
     json_decref(all);
     if (!field_has_default(f->name))
@@ -32,7 +32,7 @@ static json_t *query_parameters(const struct route *r)
 {
     json_t *list = json_array();
     for (const struct json_field *f = r->fields ? r->fields : no_fields; f->name; f++) {
-        json_t *schema = field_schema(r->fields, f);
+        json_t *schema = field_schema(r, f);
         json_object_del(schema, "description");
         json_t *p =
             json_pack("{ss ss ss so}", "name", f->name, "in", "query", "description", f->help, "schema", schema);
@@ -49,29 +49,37 @@ static json_t *query_parameters(const struct route *r)
     return list;
 }
 
-static json_t *path_parameter(void)
+static json_t *path_parameter(const char *name, size_t bytes)
 {
-    return json_pack("{ss ss sb s{ss ss si}}", "name", "name", "in", "path", "required", 1, "schema", "type", "string",
-                     "pattern", "^[A-Za-z0-9._-]+$", "maxLength", MODEL_NAME_BYTES - 1);
+    return json_pack("{ss% ss sb s{ss ss si}}", "name", name, bytes, "in", "path", "required", 1, "schema", "type",
+                     "string", "pattern", "^[A-Za-z0-9._-]+$", "maxLength", MODEL_NAME_BYTES - 1);
+}
+
+/* One parameter for each {name} of the path. */
+static void path_parameters_add(const struct route *r, json_t *list)
+{
+    for (const char *p = strchr(r->path, '{'); p; p = strchr(p + 1, '{'))
+        json_array_append_new(list, path_parameter(p + 1, strcspn(p + 1, "}")));
 }
 
 static json_t *body_schema(const struct route *r)
 {
-    json_t *schema = json_fields_schema(r->fields, &fields_defaults),
+    json_t *schema = json_fields_schema(r->fields, r->defaults ? r->defaults : &fields_defaults),
            *properties = json_object_get(schema, "properties");
     for (const struct json_field *f = r->fields; f->name; f++)
-        json_object_set_new(properties, f->name, field_schema(r->fields, f));
+        json_object_set_new(properties, f->name, field_schema(r, f));
     return schema;
 }
 
 static json_t *request_body(const struct route *r)
 {
+    char schema[64];
     json_t *content = json_object();
+    snprintf(schema, sizeof(schema), "#/components/schemas/%s", r->schema ? r->schema : "Generate");
     for (int i = 0; r->bodies[i]; i++) {
         bool picture = strcmp(r->bodies[i], "image/png") == 0;
         json_object_set_new(content, r->bodies[i],
-                            picture ? json_object()
-                                    : json_pack("{s{ss}}", "schema", "$ref", "#/components/schemas/Generate"));
+                            picture ? json_object() : json_pack("{s{ss}}", "schema", "$ref", schema));
     }
     return json_pack("{so}", "content", content);
 }
@@ -126,7 +134,9 @@ static void problem_add(json_t *answers, enum problem_kind kind)
 
 static json_t *answers_of(const struct route *r, unsigned method)
 {
-    json_t *answers = json_pack("{so}", "200", good_answer(r));
+    char status[8];
+    snprintf(status, sizeof(status), "%d", r->status ? r->status : 200);
+    json_t *answers = json_pack("{so}", status, good_answer(r));
     if (r->fields == generate_fields)
         json_object_set_new(answers, "304",
                             json_pack("{ss}", "description", "If-None-Match names the answer to this fixed seed."));
@@ -153,7 +163,7 @@ static json_t *operation(const struct route *r, unsigned method)
     json_t *o = json_pack("{ss+ ss so}", "operationId", r->operation, both && method == METHOD_GET ? "Get" : "",
                           "summary", r->summary, "responses", answers_of(r, method));
     if (strchr(r->path, '{'))
-        json_array_append_new(parameters, path_parameter());
+        path_parameters_add(r, parameters);
     json_object_set_new(o, "parameters", parameters);
     if (method == METHOD_POST && r->bodies)
         json_object_set_new(o, "requestBody", request_body(r));
@@ -164,11 +174,14 @@ static json_t *paths(void)
 {
     json_t *all = json_object();
     for (const struct route *r = route_table; r->path; r++) {
-        json_t *path = json_object();
+        json_t *path = json_incref(json_object_get(all, r->path)); // of a row before with the same path
+        path = path ? path : json_object();
         if (r->methods & METHOD_GET)
             json_object_set_new(path, "get", operation(r, METHOD_GET));
         if (r->methods & METHOD_POST)
             json_object_set_new(path, "post", operation(r, METHOD_POST));
+        if (r->methods & METHOD_DELETE)
+            json_object_set_new(path, "delete", operation(r, METHOD_DELETE));
         json_object_set_new(all, r->path, path);
     }
     return all;
@@ -186,14 +199,23 @@ static json_t *problem_schema(void)
                      "object", "nearest", "type", "string", "retry_after", "type", "integer");
 }
 
-static json_t *document(void)
+static json_t *schemas(void)
 {
     const struct route *generate = route_find("/generate", (char[MODEL_NAME_BYTES]){0});
-    return json_pack("{ss s{ss ss ss s{ss}} s[{ss} {ss}] so s{s{so so}}}", "openapi", "3.1.0", "info", "title", "ddimd",
+    json_t *all = json_pack("{so so}", "Generate", body_schema(generate), "Problem", problem_schema());
+    for (const struct route *r = route_table; r->path; r++)
+        if (r->schema)
+            json_object_set_new(all, r->schema, body_schema(r));
+    return all;
+}
+
+static json_t *document(void)
+{
+    return json_pack("{ss s{ss ss ss s{ss}} s[{ss} {ss}] so s{so}}", "openapi", "3.1.0", "info", "title", "ddimd",
                      "version", DDIMD_VERSION, "description",
                      "Class-conditional diffusion models, served with step-level batching.", "license", "name",
                      "Apache-2.0", "servers", "url", "/", "url", "/v1", "paths", paths(), "components", "schemas",
-                     "Generate", body_schema(generate), "Problem", problem_schema());
+                     schemas());
 }
 
 void handle_openapi(struct exchange *x)

@@ -18,40 +18,45 @@ static const char *const png[] = {"image/png", NULL};
         PROBLEM_DEVICE_LOST, PROBLEM_NOT_FINITE, PROBLEM_BAD_MODEL
 static const enum problem_kind generate_problems[] = {PROBLEM_BAD_BODY, PROBLEM_TIMEOUT, SAMPLING_PROBLEMS, 0};
 static const enum problem_kind replay_problems[] = {PROBLEM_BAD_BODY, SAMPLING_PROBLEMS, 0};
-static const enum problem_kind model_problems[] = {PROBLEM_NO_SUCH_MODEL, PROBLEM_BAD_MODEL, 0};
-static const enum problem_kind load_problems[] = {PROBLEM_NO_SUCH_MODEL, PROBLEM_BAD_MODEL, PROBLEM_OUT_OF_MEMORY,
-                                                  PROBLEM_DEVICE_LOST, 0};
+static const enum problem_kind model_problems[] = {PROBLEM_BAD_BODY, PROBLEM_NO_SUCH_MODEL, PROBLEM_BAD_MODEL, 0};
+static const enum problem_kind load_problems[] = {PROBLEM_BAD_BODY,      PROBLEM_NO_SUCH_MODEL, PROBLEM_BAD_MODEL,
+                                                  PROBLEM_OUT_OF_MEMORY, PROBLEM_DEVICE_LOST,   0};
 static const enum problem_kind ready_problems[] = {PROBLEM_STARTING, 0};
 static const enum problem_kind lookup_problems[] = {PROBLEM_NOT_FOUND, 0};
 static const enum problem_kind no_problems[] = {0};
 
 const struct route route_table[] = {
-    {"/", METHOD_GET, handle_page, html, NULL, no_fields, "page", "A page to try the daemon with", no_problems},
+    {"/", METHOD_GET, handle_page, html, NULL, no_fields, "page", "A page to try the daemon with",
+     .problems = no_problems},
     {"/generate", METHOD_GET | METHOD_POST, handle_generate, pictures, fields, generate_fields, "generate",
-     "Generate images", generate_problems},
+     "Generate images", .problems = generate_problems},
     {"/schedule", METHOD_GET, handle_schedule, json, NULL, schedule_fields, "schedule",
-     "The exact rows that a sampling method runs", model_problems},
+     "The exact rows that a sampling method runs", .problems = model_problems},
     {"/replay", METHOD_POST, handle_replay, json, png, no_fields, "replay", "Generate a PNG of ours again and compare",
-     replay_problems},
+     .problems = replay_problems},
     {"/capabilities", METHOD_GET, handle_capabilities, json, NULL, no_fields, "capabilities",
-     "Limits, models, methods, measured step times", no_problems},
-    {"/models", METHOD_GET, handle_models, json, NULL, no_fields, "models", "All models", no_problems},
-    {"/models/{name}", METHOD_GET, handle_model, json, NULL, no_fields, "model", "One model", model_problems},
+     "Limits, models, methods, measured step times", .problems = no_problems},
+    {"/models", METHOD_GET, handle_models, json, NULL, no_fields, "models", "All models", .problems = no_problems},
+    {"/models/{name}", METHOD_GET, handle_model, json, NULL, no_fields, "model", "One model",
+     .problems = model_problems},
     {"/models/{name}/load", METHOD_POST, handle_model_load, json, NULL, no_fields, "modelLoad", "Make a model resident",
-     load_problems},
+     .problems = load_problems},
     {"/models/{name}/unload", METHOD_POST, handle_model_unload, json, NULL, no_fields, "modelUnload",
-     "Let go of a resident model; requests under way keep it", model_problems},
+     "Let go of a resident model; requests under way keep it", .problems = model_problems},
     {"/models/{name}/default", METHOD_POST, handle_model_default, json, NULL, no_fields, "modelDefault",
-     "Make a model the default", load_problems},
-    {"/healthz", METHOD_GET, handle_healthz, json, NULL, no_fields, "healthz", "The process turns", no_problems},
+     "Make a model the default", .problems = load_problems},
+    {"/healthz", METHOD_GET, handle_healthz, json, NULL, no_fields, "healthz", "The process turns",
+     .problems = no_problems},
     {"/readyz", METHOD_GET, handle_readyz, json, NULL, NULL, "readyz", "Requests can be served; ?verbose lists why not",
-     ready_problems},
-    {"/version", METHOD_GET, handle_version, json, NULL, no_fields, "version", "What runs here", no_problems},
-    {"/metrics", METHOD_GET, handle_metrics, plain, NULL, no_fields, "metrics", "Prometheus metrics", no_problems},
+     .problems = ready_problems},
+    {"/version", METHOD_GET, handle_version, json, NULL, no_fields, "version", "What runs here",
+     .problems = no_problems},
+    {"/metrics", METHOD_GET, handle_metrics, plain, NULL, no_fields, "metrics", "Prometheus metrics",
+     .problems = no_problems},
     {"/openapi.json", METHOD_GET, handle_openapi, json, NULL, no_fields, "openapi", "This interface as OpenAPI 3.1",
-     no_problems},
+     .problems = no_problems},
     {"/problems/{name}", METHOD_GET, handle_problem, plain, NULL, no_fields, "problem",
-     "What a problem's type means and what to do", lookup_problems},
+     "What a problem's type means and what to do", .problems = lookup_problems},
     {0},
 };
 
@@ -74,13 +79,15 @@ bool route_is_name(const char *name)
 
 static bool path_matches(const char *pattern, const char *path, char *ret_name)
 {
+    size_t used = 0;
     ret_name[0] = '\0';
     while (*pattern) {
         if (*pattern == '{') {
-            size_t n = name_span(path);
-            if (n == 0 || n >= MODEL_NAME_BYTES)
+            size_t n = name_span(path), suffix = strcspn(strchr(pattern, '}') + 1, "/");
+            n = n > suffix ? n - suffix : 0; // what follows the brace belongs to the path, not to the name
+            if (n == 0 || used + (used > 0) + n >= MODEL_NAME_BYTES)
                 return false;
-            snprintf(ret_name, MODEL_NAME_BYTES, "%.*s", (int)n, path);
+            used += (size_t)sprintf(ret_name + used, "%s%.*s", used ? "/" : "", (int)n, path);
             path += n;
             pattern = strchr(pattern, '}') + 1;
         } else if (*pattern++ != *path++) {
@@ -100,15 +107,28 @@ const struct route *route_find(const char *path, char *ret_name)
     return NULL;
 }
 
+const struct route *route_choose(const struct route *r, const char *method)
+{
+    for (const struct route *o = r; o->path && strcmp(o->path, r->path) == 0; o++)
+        if (o->methods & route_method(method))
+            return o;
+    return r;
+}
+
 void route_allow(const struct route *r, char *ret_allow, size_t bytes)
 {
-    snprintf(ret_allow, bytes, "%s%sOPTIONS", r->methods & METHOD_GET ? "GET, HEAD, " : "",
-             r->methods & METHOD_POST ? "POST, " : "");
+    unsigned methods = 0;
+    for (const struct route *o = route_table; o->path; o++)
+        methods |= strcmp(o->path, r->path) == 0 ? o->methods : 0;
+    snprintf(ret_allow, bytes, "%s%s%sOPTIONS", methods & METHOD_GET ? "GET, HEAD, " : "",
+             methods & METHOD_POST ? "POST, " : "", methods & METHOD_DELETE ? "DELETE, " : "");
 }
 
 unsigned route_method(const char *method)
 {
     if (strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0)
         return METHOD_GET;
+    if (strcmp(method, "DELETE") == 0)
+        return METHOD_DELETE;
     return strcmp(method, "POST") == 0 ? METHOD_POST : 0;
 }

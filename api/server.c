@@ -153,6 +153,8 @@ static void begin(struct exchange *x, const char *path)
 {
     request_id_choose(x);
     x->route = route_find(path, x->name);
+    if (x->route)
+        x->route = route_choose(x->route, x->method);
     if (!sizes_check(x, strlen(x->uri) + strlen(x->query) + 1))
         return;
     if (!x->route) {
