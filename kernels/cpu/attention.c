@@ -87,7 +87,8 @@ static void backward_item(const struct attention_run *r, size_t image, size_t he
 static size_t scratch_floats(const struct loop_primitive *p, bool backward)
 {
     size_t d = (size_t)p->in[0].c / (size_t)p->node.attr.heads / 3;
-    return (attention_scratch_floats(operand_pixels(&p->in[0]), d, backward) + 15) / 16 * 16;
+    size_t floats = p->device->loops->attention->scratch_floats(p->in[0].dtype, operand_pixels(&p->in[0]), d, backward);
+    return (floats + 15) / 16 * 16;
 }
 
 static int run_forward(struct primitive *primitive, const struct frame *f)

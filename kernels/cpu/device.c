@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* One row per instruction set, best first: oneDNN's name for it, and what follows for us. */
@@ -21,7 +22,7 @@ static const struct isa {
     const struct loops *loops;
 } isas[] = {
 #if defined(__x86_64__)
-    {dnnl_cpu_isa_avx512_core_amx, "AVX-512 BF16 AMX", DTYPE_BF16, &loops_avx512bf16},
+    {dnnl_cpu_isa_avx512_core_amx, "AVX-512 BF16 AMX", DTYPE_BF16, &loops_amx},
     {dnnl_cpu_isa_avx512_core_bf16, "AVX-512 BF16", DTYPE_BF16, &loops_avx512bf16},
     {dnnl_cpu_isa_avx512_core_vnni, "AVX-512", DTYPE_F32, &loops_avx512},
     {dnnl_cpu_isa_avx512_core, "AVX-512", DTYPE_F32, &loops_avx512},
@@ -31,6 +32,18 @@ static const struct isa {
     {dnnl_cpu_isa_all, "baseline", DTYPE_F32, &loops_baseline},
 };
 
+/* Linux gives a process the tile registers on request (arch_prctl(2), ARCH_REQ_XCOMP_PERM). oneDNN asks too; ours must
+ * not depend on when. */
+static bool tiles_permitted(void)
+{
+#if defined(__x86_64__) && defined(SYS_arch_prctl)
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+    return !syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA);
+#else
+    return false;
+#endif
+}
+
 /* What oneDNN will use (ONEDNN_MAX_CPU_ISA lowers it), so that ours and oneDNN's go together. */
 static const struct isa *isa_find(void)
 {
@@ -38,7 +51,7 @@ static const struct isa *isa_find(void)
     const struct isa *i = isas;
     while (i->isa != effective && i->isa != dnnl_cpu_isa_all)
         i++;
-    return i;
+    return i->isa == dnnl_cpu_isa_avx512_core_amx && !tiles_permitted() ? i + 1 : i;
 }
 
 static int processors(void)

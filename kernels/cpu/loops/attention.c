@@ -7,6 +7,13 @@
 #include "kernels/cpu/loops/loops.h"
 #include "kernels/cpu/loops/vec.h"
 
+enum { ATTENTION_ROWS = 64 };
+
+static size_t scratch_floats(enum dtype t, size_t T, size_t d, bool backward)
+{
+    return backward ? 10 * T * d + 2 * ATTENTION_ROWS * T : 4 * T * d + ATTENTION_ROWS * T;
+}
+
 /* to[T, d] = factor x */
 static void load_rows(const struct attention_head *h, float *to, const void *x, size_t pitch, float factor)
 {
@@ -53,46 +60,31 @@ static void product(float *c, const float *a, size_t a_row, size_t a_column, con
                              .accumulate = accumulate});
 }
 
-ALWAYS_INLINE void softmax_row(enum dtype t, void *p, const float *s, size_t row, size_t T, float scale, float *inverse,
-                               float *lse)
+/* s = e^(s - max) in place. */
+static void softmax_row(float *s, size_t T, float *ret_inverse, float *lse)
 {
-    const float *from = s + row * T;
-    vec high = vec_set(-INFINITY);
-    for (size_t i = 0; i < T; i += VEC) {
-        size_t w = T - i < VEC ? T - i : VEC;
-        if (w == VEC)
-            high = vec_at_least(vec_load(DTYPE_F32, from, i, VEC), high);
-        else
-            for (size_t j = i; j < T; j++)
-                high = vec_at_least(vec_set(from[j]), high);
-    }
+    vec high = vec_set(-INFINITY), sum = {0};
+    FOR_VECTORS(0, T / VEC * VEC, high = vec_at_least(vec_load(DTYPE_F32, s, i, w), high));
+    for (size_t j = T / VEC * VEC; j < T; j++)
+        high = vec_at_least(vec_set(s[j]), high);
     float max = vec_highest(high);
-    vec sum = {0};
-    for (size_t i = 0; i < T; i += VEC) {
-        size_t w = T - i < VEC ? T - i : VEC;
-        vec e = vec_exp((vec_load(DTYPE_F32, from, i, w) - max) * scale);
-        if (w < VEC)
-            for (size_t j = w; j < VEC; j++)
-                e[j] = 0;
+    FOR_VECTORS(0, T, {
+        vec e = vec_exp(vec_load(DTYPE_F32, s, i, w) - max);
+        for (size_t j = w; j < VEC; j++)
+            e[j] = 0;
         sum += e;
-        vec_store(t, p, row * T + i, w, e);
-    }
+        vec_store(DTYPE_F32, s, i, w, e);
+    });
     float total = vec_sum(sum);
-    inverse[row] = 1.0f / total;
+    *ret_inverse = 1.0f / total;
     if (lse)
-        *lse = scale * max + logf(total);
+        *lse = max + logf(total);
 }
 
-static void softmax(enum dtype t, void *p, const float *s, size_t rows, size_t T, float scale, float *inverse,
-                    float *lse, size_t lse_pitch)
+static void softmax(float *s, size_t rows, size_t T, float *inverse, float *lse, size_t lse_pitch)
 {
-    for (size_t row = 0; row < rows; row++) {
-        float *l = lse ? lse + row * lse_pitch : NULL;
-        if (t == DTYPE_F32)
-            softmax_row(DTYPE_F32, p, s, row, T, scale, inverse, l);
-        else
-            softmax_row(DTYPE_BF16, p, s, row, T, scale, inverse, l);
-    }
+    for (size_t row = 0; row < rows; row++)
+        softmax_row(s + row * T, T, &inverse[row], lse ? lse + row * lse_pitch : NULL);
 }
 
 static void forward(const struct attention_head *h)
@@ -107,7 +99,7 @@ static void forward(const struct attention_head *h)
         size_t rows = T - row < ATTENTION_ROWS ? T - row : ATTENTION_ROWS;
         float inverse[ATTENTION_ROWS];
         product(s, q + row * d, d, 1, k, rows, T, d, false);
-        softmax(DTYPE_F32, s, s, rows, T, 1.0f, inverse, h->lse ? h->lse + row * h->lse_pitch : NULL, h->lse_pitch);
+        softmax(s, rows, T, inverse, h->lse ? h->lse + row * h->lse_pitch : NULL, h->lse_pitch);
         product(y + row * d, s, T, 1, v, rows, d, T, false);
         for (size_t i = 0; i < rows * d; i++)
             y[row * d + i] *= inverse[i / d];
@@ -164,4 +156,5 @@ static void backward(const struct attention_head *h)
     store_rows(h, h->dv, h->d_pitch, dv, 1.0f);
 }
 
-const struct attention_loops LOOPS(attention_loops) = {.forward = forward, .backward = backward, .softmax = softmax};
+const struct attention_loops LOOPS(attention_loops) = {
+    .scratch_floats = scratch_floats, .forward = forward, .backward = backward};

@@ -109,23 +109,13 @@ struct attention_head {
     size_t dy_pitch;
     void *dq, *dk, *dv; // d_pitch apart
     size_t d_pitch;
-    float *scratch; // attention_scratch_floats()
+    float *scratch; // [scratch_floats()], 64-byte aligned
 };
 
-enum { ATTENTION_ROWS = 64 }; // query rows at a time
-
-static inline size_t attention_scratch_floats(size_t T, size_t d, bool backward)
-{
-    return backward ? 10 * T * d + 2 * ATTENTION_ROWS * T : 4 * T * d + ATTENTION_ROWS * T;
-}
-
 struct attention_loops {
+    size_t (*scratch_floats)(enum dtype t, size_t T, size_t d, bool backward);
     void (*forward)(const struct attention_head *h);
     void (*backward)(const struct attention_head *h);
-    /* p = e^(scale (s - max)) in place of s [rows, T] f32, stored as dtype at p (pitch T); inverse[row] = 1 / sum;
-     * lse[row * lse_pitch] = scale max + log(sum) where lse is not NULL. */
-    void (*softmax)(enum dtype t, void *p, const float *s, size_t rows, size_t T, float scale, float *inverse,
-                    float *lse, size_t lse_pitch);
 };
 
 struct state_loops {
@@ -155,10 +145,10 @@ extern const struct pointwise_loops LOOPS(pointwise_loops);
 extern const struct random_loops LOOPS(random_loops);
 extern const struct norm_loops LOOPS(norm_loops);
 extern const struct matrix_loops LOOPS(matrix_loops);
-extern const struct attention_loops LOOPS(attention_loops);
+extern const struct attention_loops LOOPS(attention_loops), LOOPS(attention_amx_loops);
 extern const struct state_loops LOOPS(state_loops);
 #endif
 
-extern const struct loops loops_baseline, loops_avx2, loops_avx512, loops_avx512bf16;
+extern const struct loops loops_baseline, loops_avx2, loops_avx512, loops_avx512bf16, loops_amx;
 
 #endif

@@ -179,7 +179,7 @@ ALWAYS_INLINE void gather_block(enum dtype t, bool act, const struct group_norm_
     vec_store(DTYPE_F32, r->h, c, w, sum_h);
 }
 
-ALWAYS_INLINE void spread_block(enum dtype t, bool act, const struct group_norm_image *g, size_t c, size_t w,
+ALWAYS_INLINE void spread_block(enum dtype t, bool act, bool more, const struct group_norm_image *g, size_t c, size_t w,
                                 const struct backward_rows *r)
 {
     vec a = vec_load(DTYPE_F32, r->rstd, c, w), b = vec_load(DTYPE_F32, r->offset, c, w);
@@ -188,7 +188,7 @@ ALWAYS_INLINE void spread_block(enum dtype t, bool act, const struct group_norm_
     for (size_t p = 0; p < g->n; p++) {
         vec h = vec_load(t, g->x.at, p * g->x.pitch + c, w) * a + b;
         vec dx = gradient_of_z(t, act, g, p, c, w, h, gamma, bias) * k2 - k0 - h * k1;
-        if (g->more.at)
+        if (more)
             dx += vec_load(t, g->more.at, p * g->more.pitch + c, w);
         vec_store(t, g->dx.at, p * g->dx.pitch + c, w, dx);
     }
@@ -233,12 +233,13 @@ ALWAYS_INLINE void backward_as(enum dtype t, bool act, const struct group_norm_i
         r.offset[c] = (element(t, g->pre, c) - g->mean[c / width]) * rstd;
         r.bias[c] = g->beta[c] + element(t, g->post, c);
     }
-    for (size_t c = 0; c < g->channels; c += VEC)
-        gather_block(t, act, g, c, g->channels - c < VEC ? g->channels - c : VEC, &r);
+    FOR_VECTORS(0, g->channels, gather_block(t, act, g, i, w, &r));
     for (size_t group = 0; group < g->groups; group++)
         finish_group(g, group, &r);
-    for (size_t c = 0; c < g->channels; c += VEC)
-        spread_block(t, act, g, c, g->channels - c < VEC ? g->channels - c : VEC, &r);
+    if (g->more.at)
+        FOR_VECTORS(0, g->channels, spread_block(t, act, true, g, i, w, &r));
+    else
+        FOR_VECTORS(0, g->channels, spread_block(t, act, false, g, i, w, &r));
 }
 
 static void backward(const struct group_norm_image *g)

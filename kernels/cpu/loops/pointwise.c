@@ -11,9 +11,9 @@ ALWAYS_INLINE void flatten(size_t *n, size_t *c, bool dense)
     }
 }
 
-#define FOR_VECTORS(n, c)                                                                                              \
+#define FOR_PIXELS(n, c, ...)                                                                                          \
     for (size_t p = 0; p < (n); p++)                                                                                   \
-        for (size_t i = 0, w; i < (c) && (w = (c)-i < VEC ? (c)-i : VEC); i += VEC)
+    FOR_VECTORS(0, c, __VA_ARGS__)
 
 ALWAYS_INLINE vec at(enum dtype t, struct pixels x, size_t p, size_t i, size_t w)
 {
@@ -28,8 +28,7 @@ ALWAYS_INLINE void put(enum dtype t, struct pixels y, size_t p, size_t i, size_t
 ALWAYS_INLINE void convert(enum dtype ty, enum dtype tx, struct pixels y, struct pixels x, size_t n, size_t c)
 {
     flatten(&n, &c, x.pitch == c && y.pitch == c);
-    FOR_VECTORS(n, c)
-    put(ty, y, p, i, w, at(tx, x, p, i, w));
+    FOR_PIXELS(n, c, put(ty, y, p, i, w, at(tx, x, p, i, w)));
 }
 
 static void copy(struct pixels y, struct pixels x, size_t n, size_t c)
@@ -49,11 +48,10 @@ static void copy(struct pixels y, struct pixels x, size_t n, size_t c)
 ALWAYS_INLINE void silu_as(enum dtype t, struct pixels y, struct pixels x, size_t n, size_t c)
 {
     flatten(&n, &c, x.pitch == c && y.pitch == c);
-    FOR_VECTORS(n, c)
-    {
+    FOR_PIXELS(n, c, {
         vec v = at(t, x, p, i, w);
         put(t, y, p, i, w, v * vec_sigmoid(t, v));
-    }
+    });
 }
 
 static void silu(struct pixels y, struct pixels x, size_t n, size_t c)
@@ -65,11 +63,10 @@ ALWAYS_INLINE void silu_backward_as(enum dtype t, struct pixels dx, struct pixel
                                     size_t c)
 {
     flatten(&n, &c, x.pitch == c && dx.pitch == c && dy.pitch == c);
-    FOR_VECTORS(n, c)
-    {
+    FOR_PIXELS(n, c, {
         vec v = at(t, x, p, i, w), s = vec_sigmoid(t, v);
         put(t, dx, p, i, w, at(t, dy, p, i, w) * s * (1.0f + v * (1.0f - s)));
-    }
+    });
 }
 
 static void silu_backward(struct pixels dx, struct pixels x, struct pixels dy, size_t n, size_t c)
@@ -80,8 +77,7 @@ static void silu_backward(struct pixels dx, struct pixels x, struct pixels dy, s
 ALWAYS_INLINE void add_as(enum dtype t, struct pixels y, struct pixels a, struct pixels b, size_t n, size_t c)
 {
     flatten(&n, &c, y.pitch == c && a.pitch == c && b.pitch == c);
-    FOR_VECTORS(n, c)
-    put(t, y, p, i, w, at(t, a, p, i, w) + at(t, b, p, i, w));
+    FOR_PIXELS(n, c, put(t, y, p, i, w, at(t, a, p, i, w) + at(t, b, p, i, w)));
 }
 
 static void add(struct pixels y, struct pixels a, struct pixels b, size_t n, size_t c)
@@ -91,8 +87,7 @@ static void add(struct pixels y, struct pixels a, struct pixels b, size_t n, siz
 
 ALWAYS_INLINE void add_channel_as(enum dtype t, struct pixels y, struct pixels x, const void *e, size_t n, size_t c)
 {
-    FOR_VECTORS(n, c)
-    put(t, y, p, i, w, at(t, x, p, i, w) + vec_load(t, e, i, w));
+    FOR_PIXELS(n, c, put(t, y, p, i, w, at(t, x, p, i, w) + vec_load(t, e, i, w)));
 }
 
 static void add_channel(struct pixels y, struct pixels x, const void *e, size_t n, size_t c)
@@ -130,14 +125,13 @@ ALWAYS_INLINE void spread2x_as(enum dtype t, struct pixels y, struct pixels x, s
     for (size_t row = 0; row < h; row++)
         for (size_t column = 0; column < w2; column++) {
             size_t to = 4 * row * w2 + 2 * column;
-            FOR_VECTORS(1, c)
-            {
-                vec v = at(t, x, row * w2 + column + p, i, w) * factor;
+            FOR_VECTORS(0, c, {
+                vec v = at(t, x, row * w2 + column, i, w) * factor;
                 put(t, y, to, i, w, v);
                 put(t, y, to + 1, i, w, v);
                 put(t, y, to + 2 * w2, i, w, v);
                 put(t, y, to + 2 * w2 + 1, i, w, v);
-            }
+            });
         }
 }
 
@@ -155,12 +149,11 @@ ALWAYS_INLINE void gather2x_as(enum dtype t, struct pixels x, struct pixels y, s
     for (size_t row = 0; row < h; row++)
         for (size_t column = 0; column < w2; column++) {
             size_t from = 4 * row * w2 + 2 * column;
-            FOR_VECTORS(1, c)
-            {
+            FOR_VECTORS(0, c, {
                 vec top = at(t, y, from, i, w) + at(t, y, from + 1, i, w);
                 vec bottom = at(t, y, from + 2 * w2, i, w) + at(t, y, from + 2 * w2 + 1, i, w);
-                put(t, x, row * w2 + column + p, i, w, (top + bottom) * factor);
-            }
+                put(t, x, row * w2 + column, i, w, (top + bottom) * factor);
+            });
         }
 }
 
@@ -175,19 +168,17 @@ static void gather2x(struct pixels x, struct pixels y, size_t h, size_t w, size_
 static float mse(struct pixels a, struct pixels b, size_t n, size_t c)
 {
     vec sum = {0};
-    FOR_VECTORS(n, c)
-    {
+    FOR_PIXELS(n, c, {
         vec d = at(a.dtype, a, p, i, w) - at(b.dtype, b, p, i, w);
         sum += d * d;
-    }
+    });
     return vec_sum(sum) / (float)(n * c);
 }
 
 static void mse_backward(struct pixels da, struct pixels a, struct pixels b, float weight, size_t n, size_t c)
 {
     float factor = 2.0f * weight / (float)(n * c);
-    FOR_VECTORS(n, c)
-    put(da.dtype, da, p, i, w, (at(a.dtype, a, p, i, w) - at(b.dtype, b, p, i, w)) * factor);
+    FOR_PIXELS(n, c, put(da.dtype, da, p, i, w, (at(a.dtype, a, p, i, w) - at(b.dtype, b, p, i, w)) * factor));
 }
 
 const struct pointwise_loops LOOPS(pointwise_loops) = {

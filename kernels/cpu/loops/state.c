@@ -2,8 +2,6 @@
 #include "kernels/cpu/loops/loops.h"
 #include "kernels/cpu/loops/vec.h"
 
-#define FOR_RANGE(begin, end) for (size_t i = (begin), w; i < (end) && (w = (end)-i < VEC ? (end)-i : VEC); i += VEC)
-
 ALWAYS_INLINE vec load(const float *x, size_t i, size_t w)
 {
     return vec_load(DTYPE_F32, x, i, w);
@@ -14,8 +12,7 @@ static bool update_row(float *x, float *l, const float *e, const float *e_uncond
                        const struct row_update *r)
 {
     veci bad = {0};
-    FOR_RANGE(0, n)
-    {
+    FOR_VECTORS(0, n, {
         vec xi = load(x, i, w), ei = load(e, i, w);
         if (e_uncond) {
             vec u = load(e_uncond, i, w);
@@ -34,7 +31,7 @@ static bool update_row(float *x, float *l, const float *e, const float *e_uncond
         bad |= (next - next) != 0.0f; // NaN and infinity
         vec_store(DTYPE_F32, x, i, w, next);
         vec_store(DTYPE_F32, l, i, w, x0);
-    }
+    });
     int32_t any = 0;
     for (int i = 0; i < VEC; i++)
         any |= bad[i];
@@ -43,23 +40,21 @@ static bool update_row(float *x, float *l, const float *e, const float *e_uncond
 
 static void sum(float *y, float *const *vectors, int count, size_t begin, size_t end)
 {
-    FOR_RANGE(begin, end)
-    {
+    FOR_VECTORS(begin, end, {
         vec total = load(vectors[0], i, w);
         for (int k = 1; k < count; k++)
             total += load(vectors[k], i, w);
         vec_store(DTYPE_F32, y, i, w, total);
-    }
+    });
 }
 
 static double sum_of_squares(const float *x, size_t n)
 {
     vec total = {0};
-    FOR_RANGE(0, n)
-    {
+    FOR_VECTORS(0, n, {
         vec v = load(x, i, w);
         total += v * v;
-    }
+    });
     double result = 0;
     for (int i = 0; i < VEC; i++)
         result += (double)total[i];
@@ -83,8 +78,7 @@ static void adamw(float *w_, const float *g, float *m, float *v, float *ema, siz
                   float step_size, float inverse_root_correction)
 {
     const float decay = 1.0f - o->lr * o->weight_decay;
-    FOR_RANGE(0, n)
-    {
+    FOR_VECTORS(0, n, {
         vec gi = load(g, i, w) * o->scale, mi = load(m, i, w), vi = load(v, i, w), x = load(w_, i, w) * decay;
         mi += (gi - mi) * (1.0f - o->beta1);
         vi = vi * o->beta2 + gi * gi * (1.0f - o->beta2);
@@ -96,7 +90,7 @@ static void adamw(float *w_, const float *g, float *m, float *v, float *ema, siz
             vec average = load(ema, i, w);
             vec_store(DTYPE_F32, ema, i, w, average * o->ema_decay + x * (1.0f - o->ema_decay));
         }
-    }
+    });
 }
 
 const struct state_loops LOOPS(state_loops) = {

@@ -10,6 +10,10 @@ const struct loops LOOPS(loops) = {
     .random = &LOOPS(random_loops),
     .norm = &LOOPS(norm_loops),
     .matrix = &LOOPS(matrix_loops),
+#ifdef __AMX_BF16__
+    .attention = &LOOPS(attention_amx_loops),
+#else
     .attention = &LOOPS(attention_loops),
+#endif
     .state = &LOOPS(state_loops),
 };

@@ -31,7 +31,11 @@ ALWAYS_INLINE vec vec_set(float x)
 
 ALWAYS_INLINE vec vec_from_bf16(vech h)
 {
+#ifdef __AVX512F__
+    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)h), 16);
+#else
     return (vec)(__builtin_convertvector(h, vecu) << 16);
+#endif
 }
 
 /* Round to nearest even; a NaN stays one. */
@@ -89,6 +93,21 @@ ALWAYS_INLINE void vec_store(enum dtype t, void *p, size_t i, size_t n, vec x)
     else
         memcpy((uint16_t *)p + i, &h, n * 2);
 }
+
+/* The body for i = begin, begin + VEC, ... < end with w = VEC, then once more with what is left: the body is compiled
+ * twice, without a test for the tail in the loop. */
+#define FOR_VECTORS(begin, end, ...)                                                                                   \
+    do {                                                                                                               \
+        size_t i = (begin);                                                                                            \
+        for (; i + VEC <= (end); i += VEC) {                                                                           \
+            const size_t w = VEC;                                                                                      \
+            __VA_ARGS__;                                                                                               \
+        }                                                                                                              \
+        if (i < (end)) {                                                                                               \
+            const size_t w = (end)-i;                                                                                  \
+            __VA_ARGS__;                                                                                               \
+        }                                                                                                              \
+    } while (0)
 
 /* Sum in a fixed order: halves, quarters, ... */
 ALWAYS_INLINE float vec_sum(vec x)
@@ -153,21 +172,28 @@ ALWAYS_INLINE vec vec_exp(vec x)
     return (vec)((veci)p + ((veci)shifted << 23));
 }
 
-/* 1 / (1 + e^-x). Where the result is rounded to bf16 a shorter polynomial (2^f, degree 3, relative error 1e-4) and the
- * hardware's reciprocal (2^-14) are enough. */
+/* 2^x, relative error 1e-4 where AVX-512 scales by the integer part, for results that are rounded to bf16. */
+ALWAYS_INLINE vec vec_exp2_short(vec x)
+{
+#ifdef __AVX512F__
+    vec k = (vec)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    vec f = x - k;
+    vec p = f * 5.500837350e-2f + 2.422117543e-1f;
+    p = p * f + 6.932830744e-1f;
+    p = p * f + 1.0f;
+    return (vec)_mm512_scalef_ps((__m512)p, (__m512)k);
+#else
+    return vec_exp(x * 0.693147180559945309f);
+#endif
+}
+
+/* 1 / (1 + e^-x). Where the result is rounded to bf16 the short exponential and the hardware's reciprocal (2^-14) are
+ * enough. */
 ALWAYS_INLINE vec vec_sigmoid(__attribute__((unused)) enum dtype t, vec x)
 {
 #ifdef __AVX512F__
-    if (t == DTYPE_BF16) {
-        vec y = x * -1.44269504088896341f;
-        vec k = (vec)_mm512_roundscale_ps((__m512)y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-        vec f = y - k;
-        vec p = f * 5.500837350e-2f + 2.422117543e-1f;
-        p = p * f + 6.932830744e-1f;
-        p = p * f + 1.0f;
-        vec e = (vec)_mm512_scalef_ps((__m512)p, (__m512)k);
-        return (vec)_mm512_rcp14_ps((__m512)(e + 1.0f));
-    }
+    if (t == DTYPE_BF16)
+        return (vec)_mm512_rcp14_ps((__m512)(vec_exp2_short(x * -1.44269504088896341f) + 1.0f));
 #endif
     return 1.0f / (1.0f + vec_exp(-x));
 }

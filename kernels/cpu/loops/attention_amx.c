@@ -1,0 +1,497 @@
+/* attention_amx.c: attention in bf16 on AMX tiles: the same maths as attention.c, with the products of 16 x 32 by 32 x
+ * 16 blocks, p and its gradient rounded to bf16 between them. For heads whose dimension is a multiple of 32;
+ * attention.c serves the others and f32.
+ *
+ * A tile holds 16 rows of 64 bytes. The left factor's tile is 16 rows x 32 k in bf16, the right one's is 16 pairs of k
+ * x 16 columns x 2, the result's 16 x 16 f32. Right factors are packed tile after tile (TILE elements each): `pairs`
+ * from rows of k (two rows interleaved), `turned` from rows of columns (a transposition of 32-bit pairs). Queries go in
+ * blocks, and no block's result depends on the others. Sizes are padded with zeros to whole tiles; scores of padding
+ * are left out of the softmax.
+ */
+#include "kernels/cpu/loops/loops.h"
+#include "kernels/cpu/loops/vec.h"
+
+enum { ROWS = 16, DEPTH = 32, TILE = ROWS * DEPTH, FORWARD_ROWS = 16, BACKWARD_ROWS = 64 };
+
+static const float log2_e = 1.44269504088896341f, ln_2 = 0.693147180559945309f;
+
+struct tile_config {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+};
+
+/* GCC's tile intrinsics do not tell it which memory they read. */
+ALWAYS_INLINE void memory_barrier(void)
+{
+    __asm__ volatile("" ::: "memory");
+}
+
+static void tiles_begin(void)
+{
+    struct tile_config c = {.palette = 1};
+    for (int i = 0; i < 8; i++) {
+        c.row_bytes[i] = 64;
+        c.rows[i] = ROWS;
+    }
+    __asm__ volatile("" ::"r"(&c) : "memory");
+    _tile_loadconfig(&c);
+}
+
+static void tiles_end(void)
+{
+    _tile_release();
+}
+
+static size_t round_to(size_t n, size_t multiple)
+{
+    return (n + multiple - 1) / multiple * multiple;
+}
+
+/* ---- packing ---- */
+
+typedef int32_t row16 __attribute__((vector_size(64)));
+
+/* One stage of a transposition: rows i and i + s exchange the blocks of s columns across the diagonal. */
+#define EXCHANGE(r, s, low, high)                                                                                      \
+    for (int i = 0; i < 16; i++)                                                                                       \
+        if (!(i & (s))) {                                                                                              \
+            row16 a = r[i], b = r[i + (s)];                                                                            \
+            r[i] = __builtin_shuffle(a, b, low);                                                                       \
+            r[i + (s)] = __builtin_shuffle(a, b, high);                                                                \
+        }
+
+ALWAYS_INLINE void transpose16(row16 r[16])
+{
+    const row16 l1 = {0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30},
+                h1 = {1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31},
+                l2 = {0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29},
+                h2 = {2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31},
+                l4 = {0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27},
+                h4 = {4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31},
+                l8 = {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23},
+                h8 = {8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31};
+    EXCHANGE(r, 1, l1, h1)
+    EXCHANGE(r, 2, l2, h2)
+    EXCHANGE(r, 4, l4, h4)
+    EXCHANGE(r, 8, l8, h8)
+}
+
+/* Rows [first, first + 16) of x [n, *], 32 elements from column on, zero past n. */
+ALWAYS_INLINE void load_rows(row16 r[16], const uint16_t *x, size_t pitch, size_t first, size_t n, size_t column)
+{
+    for (size_t i = 0; i < 16; i++) {
+        r[i] = (row16){0};
+        if (first + i < n)
+            memcpy(&r[i], x + (first + i) * pitch + column, sizeof(r[i]));
+    }
+}
+
+ALWAYS_INLINE void store_rows(uint16_t *to, const row16 r[16])
+{
+    for (size_t i = 0; i < 16; i++)
+        memcpy(to + i * DEPTH, &r[i], sizeof(r[i]));
+}
+
+/* Right factor [d, n] of x [n, d]: tiles [d / 32][n / 16]. */
+static void pack_turned(uint16_t *to, const uint16_t *x, size_t pitch, size_t n, size_t columns, size_t d)
+{
+    for (size_t k = 0; k < d; k += DEPTH)
+        for (size_t j = 0; j < columns; j += ROWS, to += TILE) {
+            row16 r[16];
+            load_rows(r, x, pitch, j, n, k);
+            transpose16(r);
+            store_rows(to, r);
+        }
+}
+
+/* Two rows of 16 elements as 16 pairs. */
+ALWAYS_INLINE row16 pair_rows(const uint16_t *even, const uint16_t *odd)
+{
+    vech a = {0}, b = {0};
+    if (even)
+        memcpy(&a, even, sizeof(a));
+    if (odd)
+        memcpy(&b, odd, sizeof(b));
+    __m512i low = _mm512_cvtepu16_epi32((__m256i)a), high = _mm512_cvtepu16_epi32((__m256i)b);
+    return (row16)_mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+
+/* Tile of the right factor x [n, d]: rows [k, k + 32), columns [j, j + 16). */
+ALWAYS_INLINE void pair_tile(row16 r[16], const uint16_t *x, size_t pitch, size_t n, size_t k, size_t j)
+{
+    for (size_t i = 0; i < 16; i++) {
+        size_t row = k + 2 * i;
+        r[i] = pair_rows(row < n ? x + row * pitch + j : NULL, row + 1 < n ? x + (row + 1) * pitch + j : NULL);
+    }
+}
+
+/* Right factor [n, d] of x [n, d]: tiles [n / 32][d / 16]. */
+static void pack_pairs(uint16_t *to, const uint16_t *x, size_t pitch, size_t n, size_t rows, size_t d)
+{
+    for (size_t k = 0; k < rows; k += DEPTH)
+        for (size_t j = 0; j < d; j += ROWS, to += TILE) {
+            row16 r[16];
+            pair_tile(r, x, pitch, n, k, j);
+            store_rows(to, r);
+        }
+}
+
+/* Left factor [d, n] of x [n, d]: tiles [d / 16][n / 32], rows of 32. */
+static void pack_left_turned(uint16_t *to, const uint16_t *x, size_t pitch, size_t n, size_t columns, size_t d)
+{
+    for (size_t j = 0; j < d; j += ROWS)
+        for (size_t k = 0; k < columns; k += DEPTH, to += TILE) {
+            row16 r[16];
+            pair_tile(r, x, pitch, n, k, j);
+            transpose16(r);
+            store_rows(to, r);
+        }
+}
+
+/* ---- products ---- */
+
+struct tiles {
+    const uint16_t *at;
+    size_t row;    // elements from one row of a tile to the next
+    size_t next_m; // from a tile to the next one along m (left) or n (right)
+    size_t next_k; // along k
+};
+
+/* `count` (1 to 4) tiles of c side by side: c[16, 16 count] (+)= a b. */
+ALWAYS_INLINE void strip(float *c, size_t c_row, const uint16_t *a, const struct tiles *left, const uint16_t *b,
+                         const struct tiles *right, size_t k, bool accumulate, int count)
+{
+    size_t stride = c_row * sizeof(float);
+#define START(t)                                                                                                       \
+    if (count > t) {                                                                                                   \
+        if (accumulate)                                                                                                \
+            _tile_loadd(t, c + 16 * t, stride);                                                                        \
+        else                                                                                                           \
+            _tile_zero(t);                                                                                             \
+    }
+#define STEP(t, spare)                                                                                                 \
+    if (count > t) {                                                                                                   \
+        _tile_loadd(spare, b + i * right->next_k + t * right->next_m, right->row * sizeof(uint16_t));                  \
+        _tile_dpbf16ps(t, 4, spare);                                                                                   \
+    }
+#define FINISH(t)                                                                                                      \
+    if (count > t)                                                                                                     \
+        _tile_stored(t, c + 16 * t, stride);
+    START(0) START(1) START(2) START(3) for (size_t i = 0; i < k; i++)
+    {
+        _tile_loadd(4, a + i * left->next_k, left->row * sizeof(uint16_t));
+        STEP(0, 5) STEP(1, 6) STEP(2, 7) STEP(3, 5)
+    }
+    FINISH(0) FINISH(1) FINISH(2) FINISH(3)
+}
+
+/* c[16 m, 16 n] (+)= a[16 m, 32 k] b[32 k, 16 n] */
+static void product(float *c, size_t c_row, const struct tiles *a, const struct tiles *b, size_t m, size_t n, size_t k,
+                    bool accumulate)
+{
+    memory_barrier();
+    for (size_t i = 0; i < m; i++) {
+        const uint16_t *left = a->at + i * a->next_m;
+        float *row = c + 16 * i * c_row;
+        size_t j = 0;
+        for (; j + 4 <= n; j += 4)
+            strip(row + 16 * j, c_row, left, a, b->at + j * b->next_m, b, k, accumulate, 4);
+        for (; j + 2 <= n; j += 2)
+            strip(row + 16 * j, c_row, left, a, b->at + j * b->next_m, b, k, accumulate, 2);
+        if (j < n)
+            strip(row + 16 * j, c_row, left, a, b->at + j * b->next_m, b, k, accumulate, 1);
+    }
+    memory_barrier();
+}
+
+/* A right factor of packed tiles [k][n]. */
+static struct tiles right_tiles(const uint16_t *at, size_t n)
+{
+    return (struct tiles){at, DEPTH, TILE, n * TILE};
+}
+
+/* A left factor of rows. */
+static struct tiles left_rows(const uint16_t *at, size_t pitch)
+{
+    return (struct tiles){at, pitch, ROWS * pitch, DEPTH};
+}
+
+/* ---- scratch ---- */
+
+struct carver {
+    char *at;
+};
+
+static void *carve(struct carver *c, size_t bytes)
+{
+    void *at = c->at;
+    c->at += round_to(bytes, 64);
+    return at;
+}
+
+struct forward_scratch {
+    uint16_t *k, *v, *q, *p;
+    float *s, *y;
+};
+
+static struct forward_scratch forward_scratch(struct carver *c, size_t T, size_t d)
+{
+    struct forward_scratch f;
+    f.k = carve(c, T * d * 2);
+    f.v = carve(c, T * d * 2);
+    f.q = carve(c, FORWARD_ROWS * d * 2);
+    f.p = carve(c, FORWARD_ROWS * T * 2);
+    f.s = carve(c, FORWARD_ROWS * T * 4);
+    f.y = carve(c, FORWARD_ROWS * d * 4);
+    return f;
+}
+
+struct backward_scratch {
+    uint16_t *k_turned, *v_turned, *k_pairs; // right factors [d, T], [d, T], [T, d]
+    uint16_t *q, *dy, *q_turned, *dy_turned; // left factors of a block: [rows, d], [d, rows]
+    uint16_t *ds, *ds_pairs, *p_pairs;       // of a block: left [rows, T], right [rows, T]
+    float *s, *dp, *dq, *dk, *dv;            // [rows, T] twice, [rows, d], [d, T] twice
+};
+
+static struct backward_scratch backward_scratch(struct carver *c, size_t T, size_t d)
+{
+    struct backward_scratch b;
+    b.k_turned = carve(c, T * d * 2);
+    b.v_turned = carve(c, T * d * 2);
+    b.k_pairs = carve(c, T * d * 2);
+    b.q = carve(c, BACKWARD_ROWS * d * 2);
+    b.dy = carve(c, BACKWARD_ROWS * d * 2);
+    b.q_turned = carve(c, BACKWARD_ROWS * d * 2);
+    b.dy_turned = carve(c, BACKWARD_ROWS * d * 2);
+    b.ds = carve(c, BACKWARD_ROWS * T * 2);
+    b.ds_pairs = carve(c, BACKWARD_ROWS * T * 2);
+    b.p_pairs = carve(c, BACKWARD_ROWS * T * 2);
+    b.s = carve(c, BACKWARD_ROWS * T * 4);
+    b.dp = carve(c, BACKWARD_ROWS * T * 4);
+    b.dq = carve(c, BACKWARD_ROWS * d * 4);
+    b.dk = carve(c, T * d * 4);
+    b.dv = carve(c, T * d * 4);
+    return b;
+}
+
+static bool serves(enum dtype t, size_t d)
+{
+    return t == DTYPE_BF16 && d % DEPTH == 0;
+}
+
+static size_t scratch_floats(enum dtype t, size_t T, size_t d, bool backward)
+{
+    if (!serves(t, d))
+        return LOOPS(attention_loops).scratch_floats(t, T, d, backward);
+    struct carver c = {NULL};
+    if (backward)
+        backward_scratch(&c, round_to(T, DEPTH), d);
+    else
+        forward_scratch(&c, round_to(T, DEPTH), d);
+    return (size_t)(c.at - (char *)NULL) / sizeof(float);
+}
+
+/* ---- forward ---- */
+
+/* x [rows, d] of the block at `first`, zero past T. */
+static void copy_block(uint16_t *to, const uint16_t *x, size_t pitch, size_t first, size_t rows, size_t T, size_t d)
+{
+    for (size_t i = 0; i < rows; i++)
+        if (first + i < T)
+            memcpy(to + i * d, x + (first + i) * pitch, d * sizeof(*to));
+        else
+            memset(to + i * d, 0, d * sizeof(*to));
+}
+
+/* p = 2^(factor (s - max)) of one row in bf16, zero from T to padded. */
+static void softmax_row(uint16_t *p, const float *s, size_t T, size_t padded, float factor, float *ret_inverse,
+                        float *lse)
+{
+    vec high = vec_set(-INFINITY), sum = {0};
+    FOR_VECTORS(0, T, {
+        vec x = vec_load(DTYPE_F32, s, i, VEC); // padding has scores too: of zeros
+        if (w < VEC)
+            x = (vec)_mm512_mask_mov_ps((__m512)vec_set(-INFINITY), (__mmask16)((1u << w) - 1), (__m512)x);
+        high = vec_at_least(x, high);
+    });
+    float max = vec_highest(high);
+    const vec offset = vec_set(-max * factor);
+    FOR_VECTORS(0, T, {
+        vec e = vec_exp2_short(vec_load(DTYPE_F32, s, i, VEC) * factor + offset);
+        if (w < VEC)
+            e = (vec)_mm512_maskz_mov_ps((__mmask16)((1u << w) - 1), (__m512)e);
+        sum += e;
+        vec_store(DTYPE_BF16, p, i, VEC, e);
+    });
+    size_t end = round_to(T, VEC);
+    memset(p + end, 0, (padded - end) * sizeof(*p));
+    float total = vec_sum(sum);
+    *ret_inverse = 1.0f / total;
+    if (lse)
+        *lse = max * factor * ln_2 + logf(total);
+}
+
+/* to[d] = factor x */
+ALWAYS_INLINE void store_scaled(uint16_t *to, const float *x, size_t d, float factor)
+{
+    for (size_t i = 0; i < d; i += VEC)
+        vec_store(DTYPE_BF16, to, i, VEC, vec_load(DTYPE_F32, x, i, VEC) * factor);
+}
+
+static void forward_block(const struct attention_head *h, const struct forward_scratch *f, size_t first, size_t padded)
+{
+    size_t d = h->d, rows = h->T - first < FORWARD_ROWS ? h->T - first : FORWARD_ROWS;
+    float factor = log2_e / sqrtf((float)d), inverse[FORWARD_ROWS];
+    copy_block(f->q, h->q, h->pitch, first, FORWARD_ROWS, h->T, d);
+    struct tiles q = left_rows(f->q, d), k = right_tiles(f->k, padded / ROWS);
+    product(f->s, padded, &q, &k, 1, padded / ROWS, d / DEPTH, false);
+    for (size_t i = 0; i < rows; i++)
+        softmax_row(f->p + i * padded, f->s + i * padded, h->T, padded, factor, &inverse[i],
+                    h->lse ? h->lse + (first + i) * h->lse_pitch : NULL);
+    struct tiles p = left_rows(f->p, padded), v = right_tiles(f->v, d / ROWS);
+    product(f->y, d, &p, &v, 1, d / ROWS, padded / DEPTH, false);
+    for (size_t i = 0; i < rows; i++)
+        store_scaled((uint16_t *)h->y + (first + i) * h->y_pitch, f->y + i * d, d, inverse[i]);
+}
+
+static void forward(const struct attention_head *h)
+{
+    if (!serves(h->dtype, h->d)) {
+        LOOPS(attention_loops).forward(h);
+        return;
+    }
+    size_t padded = round_to(h->T, DEPTH);
+    struct forward_scratch f = forward_scratch(&(struct carver){(char *)h->scratch}, padded, h->d);
+    memset(f.p, 0, FORWARD_ROWS * padded * sizeof(*f.p)); // rows past T of the last block
+    tiles_begin();
+    pack_turned(f.k, h->k, h->pitch, h->T, padded, h->d);
+    pack_pairs(f.v, h->v, h->pitch, h->T, padded, h->d);
+    for (size_t first = 0; first < h->T; first += FORWARD_ROWS)
+        forward_block(h, &f, first, padded);
+    tiles_end();
+}
+
+/* ---- backward ---- */
+
+/* sum over d of y dy */
+static float row_dot(const uint16_t *y, const uint16_t *dy, size_t d)
+{
+    vec sum = {0};
+    for (size_t i = 0; i < d; i += VEC)
+        sum += vec_load(DTYPE_BF16, y, i, VEC) * vec_load(DTYPE_BF16, dy, i, VEC);
+    return vec_sum(sum);
+}
+
+/* p and ds = p (dp - delta) of one vector of one row. */
+ALWAYS_INLINE void gradient_vector(const float *s, const float *dp, float factor, float offset, float delta,
+                                   vech *ret_p, vech *ret_ds)
+{
+    vec p = vec_exp2_short(vec_load(DTYPE_F32, s, 0, VEC) * factor + offset);
+    *ret_p = vec_to_bf16(p);
+    *ret_ds = vec_to_bf16(p * (vec_load(DTYPE_F32, dp, 0, VEC) - delta));
+}
+
+/* Queries 2 i and 2 i + 1 of the block: rows of ds, and the pairs of p and ds for the right factors. offset, delta: of
+ * the two rows. Rows past T have an offset that makes their p 0; columns past T are cleared. */
+static void gradient_rows(const struct backward_scratch *b, size_t pair, size_t T, size_t padded, float factor,
+                          const float *offset, const float *delta)
+{
+    size_t n = padded / ROWS, row = 2 * pair;
+    uint16_t *p_pairs = b->p_pairs + row / DEPTH * n * TILE + pair % ROWS * DEPTH,
+             *ds_pairs = b->ds_pairs + row / DEPTH * n * TILE + pair % ROWS * DEPTH;
+    for (size_t j = 0; j < padded; j += VEC) {
+        vech p[2], ds[2];
+        for (size_t i = 0; i < 2; i++) {
+            size_t at = (row + i) * padded + j;
+            gradient_vector(b->s + at, b->dp + at, factor, offset[i], delta[i], &p[i], &ds[i]);
+            for (size_t lane = T > j ? T - j : 0; lane < VEC; lane++)
+                p[i][lane] = ds[i][lane] = 0;
+            memcpy(b->ds + at, &ds[i], sizeof(ds[i]));
+        }
+        row16 pp = pair_rows((uint16_t *)&p[0], (uint16_t *)&p[1]),
+              dd = pair_rows((uint16_t *)&ds[0], (uint16_t *)&ds[1]);
+        memcpy(p_pairs + j / ROWS * TILE, &pp, sizeof(pp));
+        memcpy(ds_pairs + j / ROWS * TILE, &dd, sizeof(dd));
+    }
+}
+
+static void block_gradient(const struct attention_head *h, const struct backward_scratch *b, size_t first,
+                           size_t padded)
+{
+    float factor = log2_e / sqrtf((float)h->d);
+    for (size_t pair = 0; pair < BACKWARD_ROWS / 2; pair++) {
+        float offset[2], delta[2];
+        for (size_t i = 0; i < 2; i++) {
+            size_t row = first + 2 * pair + i;
+            bool inside = row < h->T;
+            offset[i] = inside ? -h->lse[row * h->lse_pitch] * log2_e : -1e4f;
+            delta[i] = inside ? row_dot((const uint16_t *)h->y_in + row * h->y_pitch,
+                                        (const uint16_t *)h->dy + row * h->dy_pitch, h->d)
+                              : 0;
+        }
+        gradient_rows(b, pair, h->T, padded, factor, offset, delta);
+    }
+}
+
+static void backward_block(const struct attention_head *h, const struct backward_scratch *b, size_t first,
+                           size_t padded)
+{
+    size_t d = h->d, left = h->T - first, n = padded / ROWS, m = BACKWARD_ROWS / ROWS, rows = BACKWARD_ROWS / DEPTH;
+    const uint16_t *q_at = (const uint16_t *)h->q + first * h->pitch,
+                   *dy_at = (const uint16_t *)h->dy + first * h->dy_pitch;
+    copy_block(b->q, h->q, h->pitch, first, BACKWARD_ROWS, h->T, d);
+    copy_block(b->dy, h->dy, h->dy_pitch, first, BACKWARD_ROWS, h->T, d);
+    pack_left_turned(b->q_turned, q_at, h->pitch, left, BACKWARD_ROWS, d);
+    pack_left_turned(b->dy_turned, dy_at, h->dy_pitch, left, BACKWARD_ROWS, d);
+    struct tiles q = left_rows(b->q, d), dy = left_rows(b->dy, d), k = right_tiles(b->k_turned, n),
+                 v = right_tiles(b->v_turned, n);
+    product(b->s, padded, &q, &k, m, n, d / DEPTH, false);
+    product(b->dp, padded, &dy, &v, m, n, d / DEPTH, false);
+    block_gradient(h, b, first, padded);
+    struct tiles ds = left_rows(b->ds, padded), k_pairs = right_tiles(b->k_pairs, d / ROWS);
+    product(b->dq, d, &ds, &k_pairs, m, d / ROWS, padded / DEPTH, false);
+    struct tiles q_turned = {b->q_turned, DEPTH, rows * TILE, TILE},
+                 dy_turned = {b->dy_turned, DEPTH, rows * TILE, TILE}, ds_pairs = right_tiles(b->ds_pairs, n),
+                 p_pairs = right_tiles(b->p_pairs, n);
+    product(b->dk, padded, &q_turned, &ds_pairs, d / ROWS, n, rows, first > 0);
+    product(b->dv, padded, &dy_turned, &p_pairs, d / ROWS, n, rows, first > 0);
+    for (size_t i = 0; i < BACKWARD_ROWS && i < left; i++)
+        store_scaled((uint16_t *)h->dq + (first + i) * h->d_pitch, b->dq + i * d, d, 1.0f / sqrtf((float)d));
+}
+
+/* to[T, d] = factor x[d, T] */
+static void store_turned(uint16_t *to, size_t pitch, const float *x, size_t T, size_t padded, size_t d, float factor)
+{
+    for (size_t t = 0; t < T; t += 16)
+        for (size_t c = 0; c < d; c += 16) {
+            row16 r[16];
+            for (size_t i = 0; i < 16; i++)
+                memcpy(&r[i], x + (c + i) * padded + t, sizeof(r[i]));
+            transpose16(r);
+            for (size_t i = 0; i < 16 && t + i < T; i++)
+                vec_store(DTYPE_BF16, to + (t + i) * pitch, c, VEC, (vec)r[i] * factor);
+        }
+}
+
+static void backward(const struct attention_head *h)
+{
+    if (!serves(h->dtype, h->d)) {
+        LOOPS(attention_loops).backward(h);
+        return;
+    }
+    size_t padded = round_to(h->T, DEPTH);
+    struct backward_scratch b = backward_scratch(&(struct carver){(char *)h->scratch}, padded, h->d);
+    tiles_begin();
+    pack_turned(b.k_turned, h->k, h->pitch, h->T, padded, h->d);
+    pack_turned(b.v_turned, h->v, h->pitch, h->T, padded, h->d);
+    pack_pairs(b.k_pairs, h->k, h->pitch, h->T, padded, h->d);
+    for (size_t first = 0; first < h->T; first += BACKWARD_ROWS)
+        backward_block(h, &b, first, padded);
+    tiles_end();
+    store_turned(h->dk, h->d_pitch, b.dk, h->T, padded, h->d, 1.0f / sqrtf((float)h->d));
+    store_turned(h->dv, h->d_pitch, b.dv, h->T, padded, h->d, 1.0f);
+}
+
+const struct attention_loops LOOPS(attention_amx_loops) = {
+    .scratch_floats = scratch_floats, .forward = forward, .backward = backward};
