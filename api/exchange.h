@@ -36,9 +36,9 @@ struct exchange {
 
     /* the request; HTTP thread */
     char request_id[REQUEST_ID_BYTES];
-    char *uri;         // as sent
-    const char *query; // in uri; "" where there is none
-    const char *method;
+    char *uri;                   // as sent
+    const char *query;           // in uri; "" where there is none
+    char method[24];             // cut where it is longer: none that is known is
     const struct route *route;   // NULL: none
     char name[MODEL_NAME_BYTES]; // what stands for {name} in the route's path
     int offer;                   // index in route->offers

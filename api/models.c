@@ -14,7 +14,7 @@
 int api_acquire_model(struct api *a, const char *name, struct resident_model **ret_model, struct error *err)
 {
     int rc = -ENOENT;
-    for (int i = 0; i < 3 && rc == -ENOENT; i++) // it may be unloaded by another between its load and here
+    for (int i = 0; i < 16 && rc == -ENOENT; i++) // it may be unloaded by another between its load and here
         rc = model_store_acquire(a->options.models, name, ret_model, err);
     return rc;
 }

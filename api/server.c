@@ -136,8 +136,12 @@ static bool media_types_check(struct exchange *x)
         exchange_problem(x, &p);
         return false;
     }
-    if (!x->route->bodies || !(route_method(x->method) & METHOD_POST) || !has_body(x))
+    if (!(route_method(x->method) & METHOD_POST) || !has_body(x))
         return true;
+    if (!x->route->bodies) {
+        exchange_fail(x, PROBLEM_BAD_BODY, "%.64s takes no body", x->uri);
+        return false;
+    }
     for (int i = 0; x->route->bodies[i]; i++)
         if (negotiate_content_type(type, x->route->bodies[i]))
             return true;
@@ -223,7 +227,7 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *connecti
         return MHD_NO;
     if (!x->begun) {
         x->begun = true;
-        x->method = method;
+        snprintf(x->method, sizeof(x->method), "%s", method);
         begin(x, url);
         return x->response ? answer(x) : MHD_YES;
     }

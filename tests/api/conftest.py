@@ -38,7 +38,7 @@ def shared(models):
     status = d.stop()
     log = d.log_text()
     d.close()
-    assert status == 0, log
+    assert status == 0 and "Sanitizer" not in log, log
 
 
 @pytest.fixture
@@ -47,8 +47,7 @@ def daemon(shared):
     log_bytes = len(shared.log_text())
     yield shared
     support.eventually(lambda: len(shared.descriptors()) <= shared.idle_descriptors, "descriptors leaked")
-    alarms = re.findall(r"^\S+ (?:warning|error) .*$", shared.log_text()[log_bytes:], re.M)
-    assert not alarms, alarms
+    assert shared.alarms(log_bytes) == []
 
 
 @pytest.fixture
@@ -61,5 +60,7 @@ def start(models):
         return started[-1]
 
     yield begin
+    logs = [d.log_text() for d in started]
     for d in started:
         d.close()
+    assert not any(re.search("runtime error|Sanitizer", log) for log in logs), logs

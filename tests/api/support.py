@@ -58,6 +58,11 @@ class Daemon:
     def log_text(self):
         return os.pread(self.log.fileno(), 1 << 26, 0).decode()
 
+    def alarms(self, from_byte=0):
+        """Lines of the log that a sound daemon does not write."""
+        return re.findall(r"^\S+ (?:warning|error) .*$|^.*(?:runtime error|Sanitizer|Assertion).*$",
+                          self.log_text()[from_byte:], re.M)
+
     def wait_log(self, pattern, patience=PATIENCE):
         until = time.monotonic() + patience
         while not re.search(pattern, self.log_text(), re.M):

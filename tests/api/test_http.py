@@ -38,6 +38,11 @@ def test_unsupported_media_type(daemon):
     assert daemon.post("/generate?class=1&steps=1", b"", Content_Type="text/plain").status == 200
 
 
+def test_no_body_is_taken(daemon):
+    assert daemon.post("/models/colour/load", {}).problem()["type"] == "/problems/bad-body"
+    assert daemon.post("/models/colour/load", b"").status == 200
+
+
 def test_body_too_large(daemon):
     problem = daemon.post("/generate", b"x" * (256 * 1024 + 1), Content_Type="application/json").problem()
     assert problem["status"] == 413 and str(256 * 1024) in problem["detail"]
