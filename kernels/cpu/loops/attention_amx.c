@@ -11,7 +11,7 @@
 #include "kernels/cpu/loops/loops.h"
 #include "kernels/cpu/loops/vec.h"
 
-enum { ROWS = 16, DEPTH = 32, TILE = ROWS * DEPTH, FORWARD_ROWS = 16, BACKWARD_ROWS = 64 };
+enum { ROWS = 16, DEPTH = 32, TILE = ROWS * DEPTH, FORWARD_ROWS = 32, BACKWARD_ROWS = 64 };
 
 static const float log2_e = 1.44269504088896341f, ln_2 = 0.693147180559945309f;
 
@@ -158,50 +158,48 @@ struct tiles {
     size_t next_k; // along k
 };
 
-/* `count` (1 to 4) tiles of c side by side: c[16, 16 count] (+)= a b. */
-ALWAYS_INLINE void strip(float *c, size_t c_row, const uint16_t *a, const struct tiles *left, const uint16_t *b,
-                         const struct tiles *right, size_t k, bool accumulate, int count)
+/* c[32, 32] (+)= a b: two by two tiles, so that four products need four loads. */
+ALWAYS_INLINE void square(float *c, size_t c_row, const uint16_t *a, const struct tiles *left, const uint16_t *b,
+                          const struct tiles *right, size_t k, bool accumulate)
 {
-    size_t stride = c_row * sizeof(float);
-#define START(t)                                                                                                       \
-    if (count > t) {                                                                                                   \
-        if (accumulate)                                                                                                \
-            _tile_loadd(t, c + 16 * t, stride);                                                                        \
-        else                                                                                                           \
-            _tile_zero(t);                                                                                             \
+    size_t c_stride = c_row * sizeof(float), a_stride = left->row * sizeof(*a), b_stride = right->row * sizeof(*b);
+    float *lower = c + 16 * c_row;
+    if (accumulate) {
+        _tile_loadd(0, c, c_stride);
+        _tile_loadd(1, c + 16, c_stride);
+        _tile_loadd(2, lower, c_stride);
+        _tile_loadd(3, lower + 16, c_stride);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
     }
-#define STEP(t, spare)                                                                                                 \
-    if (count > t) {                                                                                                   \
-        _tile_loadd(spare, b + i * right->next_k + t * right->next_m, right->row * sizeof(uint16_t));                  \
-        _tile_dpbf16ps(t, 4, spare);                                                                                   \
+    for (size_t i = 0; i < k; i++, a += left->next_k, b += right->next_k) {
+        _tile_loadd(4, a, a_stride);
+        _tile_loadd(6, b, b_stride);
+        _tile_loadd(5, a + left->next_m, a_stride);
+        _tile_loadd(7, b + right->next_m, b_stride);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(3, 5, 7);
     }
-#define FINISH(t)                                                                                                      \
-    if (count > t)                                                                                                     \
-        _tile_stored(t, c + 16 * t, stride);
-    START(0) START(1) START(2) START(3) for (size_t i = 0; i < k; i++)
-    {
-        _tile_loadd(4, a + i * left->next_k, left->row * sizeof(uint16_t));
-        STEP(0, 5) STEP(1, 6) STEP(2, 7) STEP(3, 5)
-    }
-    FINISH(0) FINISH(1) FINISH(2) FINISH(3)
+    _tile_stored(0, c, c_stride);
+    _tile_stored(1, c + 16, c_stride);
+    _tile_stored(2, lower, c_stride);
+    _tile_stored(3, lower + 16, c_stride);
 }
 
-/* c[16 m, 16 n] (+)= a[16 m, 32 k] b[32 k, 16 n] */
+/* c[16 m, 16 n] (+)= a[16 m, 32 k] b[32 k, 16 n], m and n even */
 static void product(float *c, size_t c_row, const struct tiles *a, const struct tiles *b, size_t m, size_t n, size_t k,
                     bool accumulate)
 {
     memory_barrier();
-    for (size_t i = 0; i < m; i++) {
-        const uint16_t *left = a->at + i * a->next_m;
-        float *row = c + 16 * i * c_row;
-        size_t j = 0;
-        for (; j + 4 <= n; j += 4)
-            strip(row + 16 * j, c_row, left, a, b->at + j * b->next_m, b, k, accumulate, 4);
-        for (; j + 2 <= n; j += 2)
-            strip(row + 16 * j, c_row, left, a, b->at + j * b->next_m, b, k, accumulate, 2);
-        if (j < n)
-            strip(row + 16 * j, c_row, left, a, b->at + j * b->next_m, b, k, accumulate, 1);
-    }
+    for (size_t i = 0; i < m; i += 2)
+        for (size_t j = 0; j < n; j += 2)
+            square(c + 16 * i * c_row + 16 * j, c_row, a->at + i * a->next_m, a, b->at + j * b->next_m, b, k,
+                   accumulate);
     memory_barrier();
 }
 
@@ -345,12 +343,12 @@ static void forward_block(const struct attention_head *h, const struct forward_s
     float factor = log2_e / sqrtf((float)d), inverse[FORWARD_ROWS];
     copy_block(f->q, h->q, h->pitch, first, FORWARD_ROWS, h->T, d);
     struct tiles q = left_rows(f->q, d), k = right_tiles(f->k, padded / ROWS);
-    product(f->s, padded, &q, &k, 1, padded / ROWS, d / DEPTH, false);
+    product(f->s, padded, &q, &k, FORWARD_ROWS / ROWS, padded / ROWS, d / DEPTH, false);
     for (size_t i = 0; i < rows; i++)
         softmax_row(f->p + i * padded, f->s + i * padded, h->T, padded, factor, &inverse[i],
                     h->lse ? h->lse + (first + i) * h->lse_pitch : NULL);
     struct tiles p = left_rows(f->p, padded), v = right_tiles(f->v, d / ROWS);
-    product(f->y, d, &p, &v, 1, d / ROWS, padded / DEPTH, false);
+    product(f->y, d, &p, &v, FORWARD_ROWS / ROWS, d / ROWS, padded / DEPTH, false);
     for (size_t i = 0; i < rows; i++)
         store_scaled((uint16_t *)h->y + (first + i) * h->y_pitch, f->y + i * d, d, inverse[i]);
 }

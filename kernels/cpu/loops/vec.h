@@ -112,12 +112,16 @@ ALWAYS_INLINE void vec_store(enum dtype t, void *p, size_t i, size_t n, vec x)
 /* Sum in a fixed order: halves, quarters, ... */
 ALWAYS_INLINE float vec_sum(vec x)
 {
+#ifdef __AVX512F__
+    return _mm512_reduce_add_ps((__m512)x);
+#else
     float a[VEC];
     memcpy(a, &x, sizeof(x));
     for (int w = VEC / 2; w; w /= 2)
         for (int i = 0; i < w; i++)
             a[i] += a[i + w];
     return a[0];
+#endif
 }
 
 /* Where mask (all ones or all zeros per lane) x, else y. */
@@ -147,12 +151,16 @@ ALWAYS_INLINE vec vec_at_most(vec x, vec limit)
 
 ALWAYS_INLINE float vec_highest(vec x)
 {
+#ifdef __AVX512F__
+    return _mm512_reduce_max_ps((__m512)x);
+#else
     float a[VEC];
     memcpy(a, &x, sizeof(x));
     for (int w = VEC / 2; w; w /= 2)
         for (int i = 0; i < w; i++)
             a[i] = a[i] > a[i + w] ? a[i] : a[i + w];
     return a[0];
+#endif
 }
 
 /* e^x, relative error below 2e-7 in [-87, 88]; above, the value at 88, below, the value at -87; NaN stays NaN.
