@@ -41,6 +41,10 @@ struct primitive {
     size_t scratch_bytes; // wanted at BASE_SCRATCH while it runs
 };
 
+/* Dropout's mask, the same on every backend: element e (in H, W, C order) of an image is kept where u >= rate, u =
+ * philox_uniform of word (e / 16) mod 4 of the Philox block with key (key[0], key[1]) and counter (16 (e / 64) + e mod
+ * 16, key[2], key[3], stream), key the image's row of the key input. */
+
 /* What lower() is told. places[tensor] is final; parameters have no place, they come from weights_packed(). */
 struct lowering {
     const struct graph *graph;
