@@ -169,9 +169,7 @@ static void generate_answer(struct exchange *x)
                       strerror(-rc));
         return;
     }
-    atomic_fetch_add(&x->api->images, (uint64_t)w->recipe.n_images);
-    atomic_fetch_add(&x->api->encode_ns, (uint64_t)w->encode_ns);
-    atomic_fetch_add(&x->api->encodes, 1);
+    work_count(x);
     exchange_answer(x, 200, x->route->offers[x->offer], &body);
     work_headers(x);
 }

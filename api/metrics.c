@@ -112,9 +112,9 @@ void handle_metrics(struct exchange *x)
     value(&t, "ddimd_http_answer_bytes_total", "counter", "Bytes of answers, without streams.",
           (double)atomic_load(&a->answer_bytes));
     value(&t, "ddimd_images_total", "counter", "Images answered.", (double)atomic_load(&a->images));
-    value(&t, "ddimd_encode_seconds_sum", "counter", "Time spent encoding answers.",
-          (double)atomic_load(&a->encode_ns) / 1e9);
-    value(&t, "ddimd_encode_seconds_count", "counter", "Answers encoded.", (double)atomic_load(&a->encodes));
+    describe(&t, "ddimd_encode_seconds", "summary", "Time spent encoding an answer's images.");
+    text_printf(&t, "ddimd_encode_seconds_sum %.9g\nddimd_encode_seconds_count %llu\n",
+                (double)atomic_load(&a->encode_ns) / 1e9, (unsigned long long)atomic_load(&a->encodes));
     scheduler_write(&t, &stats);
     exchange_answer(x, 200, "text/plain; version=0.0.4; charset=utf-8", &t);
     exchange_header(x, "Cache-Control", "no-store");

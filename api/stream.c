@@ -97,6 +97,7 @@ static void write_result(struct exchange *x)
         event_begin(w, "result");
         if (generate_write_json(w, true, &w->out) == 0) {
             event_end(w);
+            work_count(x);
             return;
         }
         w->out.length = w->out_sent; // nothing of it was sent yet

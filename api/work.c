@@ -308,6 +308,13 @@ void work_write_timing(const struct work *w, struct text *t)
                 ms.encode_ms);
 }
 
+void work_count(struct exchange *x)
+{
+    atomic_fetch_add(&x->api->images, (uint64_t)x->work->recipe.n_images);
+    atomic_fetch_add(&x->api->encode_ns, (uint64_t)x->work->encode_ns);
+    atomic_fetch_add(&x->api->encodes, 1);
+}
+
 void work_headers(struct exchange *x)
 {
     char value[160];

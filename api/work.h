@@ -53,6 +53,9 @@ struct picture work_picture(const struct work *w);
 /* Adds {queue_ms, sample_ms, encode_ms}, or the header Server-Timing, and X-Seed, X-Model. */
 void work_write_timing(const struct work *w, struct text *ret_json);
 void work_headers(struct exchange *x);
+/* Adds the finished images to the metrics. */
+void work_count(struct exchange *x);
+/* Adds the work's sizes and times to the log line. */
 void work_note(struct exchange *x);
 
 /* Answers with a stream of events after a successful submit (stream.c), and what the worker tells it. */

@@ -7,7 +7,7 @@ from support import parallel
 
 
 def test_not_found(daemon):
-    for path in ("/nothing", "/v2/generate", "/generate/", "/v1/v1/generate", "/jobs", "/models/a/b/c", "//generate",
+    for path in ("/nothing", "/v2/generate", "/generate/", "/v1/v1/generate", "/models/a/b/c", "//generate",
                  "/models/..%2f..%2fetc", "/models/%2e%2e/load"):
         answer = daemon.get(path)
         assert answer.status == 404 and answer.problem()["status"] == 404, path

@@ -188,6 +188,20 @@ def test_log_lines(start):
     assert all(re.match(r"\d{4}-\d\d-\d\dT[\d:.]+ (error|warning|info|debug) ", line) for line in log.splitlines())
 
 
+def test_long_requests_outlive_the_idle_timeout(start):
+    daemon = start("--default-model", "colour", "--idle-timeout-seconds", "1")
+    begun = time.monotonic()
+    n = 0
+    while time.monotonic() - begun < 3:  # as long as it takes to be longer than the timeout
+        n += 16
+        begun = time.monotonic()
+        daemon.generate("text/event-stream" if n % 32 else "image/png", **{"class": 0, "n": min(n, 128), "steps": 200})
+    idle = daemon.connect()
+    daemon.request("GET", "/healthz", connection=idle)
+    assert idle.sock.recv(1) == b""  # but an idle connection is closed
+    idle.close()
+
+
 # ---- stop
 
 def in_flight(daemon, requests, **fields):
