@@ -156,7 +156,8 @@ static int exit_code(int r, const struct error *err)
     if (r != -ENOMEM && strcmp(err->field, "dataset.path") == 0)
         return EXIT_DATA;
     switch (r) {
-    case -EINVAL:
+    case -EINVAL: // without a field it is a damaged file
+        return err->field[0] ? EXIT_CONFIG : EXIT_FAILED;
     case -ENOTSUP:
         return EXIT_CONFIG;
     case -ERANGE:

@@ -57,7 +57,7 @@ void progress_show(struct progress *p, const struct progress_view *v)
     if (t - p->last < (p->terminal ? redraw_seconds : line_seconds))
         return;
     p->last = t;
-    char line[LINE_BYTES], bar[BAR_CELLS + 3] = "", left[32];
+    char line[LINE_BYTES], bar[BAR_CELLS + 3] = "", loss[32] = "--", left[32];
     int filled = v->batches > 0 ? (int)(v->batch * BAR_CELLS / v->batches) : 0;
     if (p->terminal) {
         memset(bar, '.', BAR_CELLS + 2);
@@ -65,8 +65,10 @@ void progress_show(struct progress *p, const struct progress_view *v)
         bar[0] = '[';
         bar[BAR_CELLS + 1] = ']';
     }
-    snprintf(line, sizeof line, "epoch %lld/%lld %s%s%lld/%lld  loss %.4f  %.1f images/s  %s left", (long long)v->epoch,
-             (long long)v->epochs, bar, p->terminal ? " " : "", (long long)v->batch, (long long)v->batches, v->loss,
+    if (isfinite(v->loss))
+        snprintf(loss, sizeof loss, "%.4f", v->loss);
+    snprintf(line, sizeof line, "epoch %lld/%lld %s%s%lld/%lld  loss %s  %.1f images/s  %s left", (long long)v->epoch,
+             (long long)v->epochs, bar, p->terminal ? " " : "", (long long)v->batch, (long long)v->batches, loss,
              v->images_per_s, progress_duration(v->seconds_left, left, sizeof left));
     if (!p->terminal) {
         fprintf(p->out, "%s\n", line);

@@ -171,6 +171,23 @@ def test_micro_batch_is_the_same_batch(tmp_path, data):
     assert np.linalg.norm(a - b) < 1e-3 * np.linalg.norm(a)
 
 
+def test_options(tmp_path, data):
+    """A last batch that is not full; weighted losses, paired timesteps, a guided grid in pieces; each has its effect."""
+    base = dict(epochs=2, dataset__batch_size=10, dataset__drop_last=False, sample__n=20)
+    stdout, _ = train(tmp_path, config(data, **base), out="base")
+    images = IMAGES - HELD_OUT
+    assert f"finished after {2 * 7} steps, {2 * images} images" in stdout
+    grids = {"base": (tmp_path / "base" / "samples" / "epoch-0002.png").read_bytes()}
+    losses = {"base": metrics(tmp_path / "base")[0]["loss"]}
+    for name, extra in (("snr", {"min_snr_gamma": 5}), ("pairs", {"antithetic": True}),
+                        ("guided", {"sample__guidance": 3, "precision": "f32"})):
+        train(tmp_path, config(data, **base, **extra), out=name)
+        grids[name] = (tmp_path / name / "samples" / "epoch-0002.png").read_bytes()
+        losses[name] = metrics(tmp_path / name)[0]["loss"]
+    assert len(set(grids.values())) == 4
+    assert losses["guided"] == losses["base"] and len(set(losses.values())) == 3
+
+
 def test_what_is_kept(tmp_path, data):
     train(tmp_path, config(data, epochs=5, checkpoint__keep_last=2), out="two")
     assert sorted(os.listdir(tmp_path / "two" / "checkpoints")) == \
@@ -250,7 +267,7 @@ def test_resume_refuses_another_run(tmp_path, data):
     train(tmp_path, config(data, epochs=2), "--resume")
     state = tmp_path / "run" / "checkpoints" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:1000])
-    train(tmp_path, config(data, epochs=3), "--resume", code=2)
+    train(tmp_path, config(data, epochs=3), "--resume", code=1)
 
 
 def test_resume_from_another_folder(tmp_path, data):
@@ -296,6 +313,15 @@ def test_data_mistakes(tmp_path, data):
     (empty / "train-labels-idx1-ubyte").write_bytes((data / "train-labels-idx1-ubyte").read_bytes())
     _, stderr = train(tmp_path, config(empty), code=3)
     assert "truncated" in stderr
+
+
+def test_divergence(tmp_path, data):
+    """Steps of lr m / |g| without a limit: the weights overflow, ten steps in a row are left out, the run fails."""
+    c = config(data, optimizer={"lr": 1, "beta2": 0, "grad_clip": 0}, log_steps=1, epochs=20)
+    stdout, stderr = train(tmp_path, c, code=4)
+    assert "not finite" in stderr and "(10 in a row)" in stdout
+    skipped = [line["skipped"] for line in metrics(tmp_path / "run") if line["event"] == "step"]
+    assert skipped[0] == 0 and skipped[-1] == 9
 
 
 def run_program(*args, code):
