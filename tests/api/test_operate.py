@@ -82,13 +82,13 @@ def test_openapi(daemon):
         for method, operation in methods.items():
             for name in re.findall(r"\{(\w+)\}", path):
                 assert any(p["name"] == name and p["in"] == "path" and p["required"] for p in operation["parameters"])
-            assert operation["responses"]["200"]["description"]
+            assert any(code.startswith("2") and answer["description"] for code, answer in operation["responses"].items())
 
 
 def test_openapi_paths_answer(daemon):
     """Every documented operation exists, and no other method does."""
     for path, methods in daemon.get("/openapi.json").json()["paths"].items():
-        allow = daemon.request("OPTIONS", path.replace("{name}", "colour")).headers["Allow"].split(", ")
+        allow = daemon.request("OPTIONS", re.sub(r"\{\w+\}", "1", path)).headers["Allow"].split(", ")
         assert {m.lower() for m in allow} - {"head", "options"} == set(methods)
 
 
