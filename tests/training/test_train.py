@@ -153,6 +153,32 @@ def test_run(tmp_path, data):
     assert model["class_embed.weight"][1] == [11, 128]
 
 
+def test_bar_on_a_terminal(tmp_path, data):
+    """The bar is redrawn in place and gone when a line that stays is printed; elsewhere there is none."""
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(config(data)))
+    ours, theirs = os.openpty()
+    process = subprocess.Popen([PROGRAM, str(path), "--out", str(tmp_path / "run"), "--threads", "2"], stdout=theirs)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(ours)
+    assert process.wait(timeout=60) == 0
+    bars = re.findall(rb"epoch \d+/3 \[#*\.*\] \d+/8  loss [\d.]+  [\d.]+ images/s  [\d:-]+ left", shown)
+    assert bars and b"\r\x1b[K" in shown
+    lines = [re.split(rb"\x1b\[K", line)[-1] for line in shown.replace(b"\r\n", b"\n").splitlines()]
+    assert sum(re.match(rb"epoch \d+/3  loss [\d.]+  val_loss [\d.]+", line) is not None for line in lines) == 3
+    stdout, _ = train(tmp_path, config(data, epochs=1), out="plain")
+    assert "\x1b" not in stdout and "[#" not in stdout
+
+
 def test_same_bytes_for_any_workers(tmp_path, data):
     for workers in (0, 1, 4):
         c = config(data, epochs=1, dataset__num_workers=workers)
