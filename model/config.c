@@ -30,8 +30,9 @@ static const struct json_field model_fields[] = {
     {"channel_mult", FIELD_INT32_LIST, AT(channel_mult), 1, 64, .min_items = 1, .max_items = MODEL_MAX_LEVELS,
      .count_offset = AT(n_levels), .help = "width of each level, in model_channels"},
     {"num_res_blocks", FIELD_INT32, AT(num_res_blocks), 1, MAX_RES_BLOCKS, .help = "residual blocks in each level"},
-    {"attention_resolutions", FIELD_INT32_LIST, AT(attention_resolutions), 1, 128, .max_items = MODEL_MAX_LEVELS,
-     .count_offset = AT(n_attention), .help = "downsampling factors of the levels that attend"},
+    {"attention_resolutions", FIELD_INT32_LIST, AT(attention_resolutions), 1, 1024, .max_items = MODEL_MAX_LEVELS,
+     .count_offset = AT(n_attention),
+     .help = "downsampling factors of the levels that attend; others are ignored, as the reference does"},
     {"dropout", FIELD_FLOAT, AT(dropout), 0, 0.999, .help = "probability of dropping an activation while training"},
     {"conv_resample", FIELD_BOOL, AT(conv_resample), .help = "convolutions at down- and upsampling"},
     {"num_heads", FIELD_INT32, AT(num_heads), 1, MAX_HEADS, .help = "heads of each attention block"},
@@ -114,16 +115,6 @@ static int check_channels(const struct model_config *c, const char *path, struct
 static int check_attention(const struct model_config *c, const char *path, struct error *err)
 {
     char field[JSON_PATH_BYTES];
-    for (int32_t i = 0; i < c->n_attention; i++) {
-        int32_t ds = c->attention_resolutions[i];
-        item_path(field, path, "attention_resolutions", i);
-        if (ds & (ds - 1) || ds >> c->n_levels)
-            return error_set(err, -EINVAL, field, "must be the downsampling factor of a level (1, 2, 4 .. %d), not %d",
-                             1 << (c->n_levels - 1), ds);
-        for (int32_t j = 0; j < i; j++)
-            if (c->attention_resolutions[j] == ds)
-                return error_set(err, -EINVAL, field, "repeats %d", ds);
-    }
     json_path(field, path, "num_heads");
     for (int32_t level = 0; level < c->n_levels; level++) {
         int32_t channels = c->channel_mult[level] * c->model_channels;
