@@ -71,7 +71,7 @@ class Daemon:
             time.sleep(0.02)
 
     def descriptors(self):
-        return sorted(os.readlink(e.path) for e in os.scandir(f"/proc/{self.process.pid}/fd"))
+        return os.listdir(f"/proc/{self.process.pid}/fd")
 
     def stop(self, number=signal.SIGTERM):
         if self.process.poll() is None:
