@@ -86,7 +86,8 @@ static int read_stat(int32_t pid, int64_t *ret_start_ticks, char *ret_state)
     return 0;
 }
 
-static int prepare_spawn(posix_spawn_file_actions_t *files, posix_spawnattr_t *attributes, int stdin_fd, int log_fd)
+static int prepare_spawn(posix_spawn_file_actions_t *files, posix_spawnattr_t *attributes, int stdin_fd,
+                         const struct launch *launch)
 {
     sigset_t none, all;
     sigemptyset(&none);
@@ -101,11 +102,13 @@ static int prepare_spawn(posix_spawn_file_actions_t *files, posix_spawnattr_t *a
     }
     rc = posix_spawn_file_actions_adddup2(files, stdin_fd, STDIN_FILENO);
     if (rc == 0)
-        rc = posix_spawn_file_actions_adddup2(files, log_fd, STDOUT_FILENO);
+        rc = posix_spawn_file_actions_adddup2(files, launch->log_fd, STDOUT_FILENO);
     if (rc == 0)
-        rc = posix_spawn_file_actions_adddup2(files, log_fd, STDERR_FILENO);
+        rc = posix_spawn_file_actions_adddup2(files, launch->log_fd, STDERR_FILENO);
     if (rc == 0)
         rc = posix_spawn_file_actions_addclosefrom_np(files, STDERR_FILENO + 1);
+    if (rc == 0 && launch->directory)
+        rc = posix_spawn_file_actions_addchdir_np(files, launch->directory);
     posix_spawnattr_setpgroup(attributes, 0);
     posix_spawnattr_setsigmask(attributes, &none);
     posix_spawnattr_setsigdefault(attributes, &all);
@@ -132,7 +135,7 @@ static int spawn(const struct launch *launch, int stdin_fd, pid_t *ret_pid)
             return -E2BIG;
         argv[5 + n] = launch->args[n];
     }
-    int rc = prepare_spawn(&files, &attributes, stdin_fd, launch->log_fd);
+    int rc = prepare_spawn(&files, &attributes, stdin_fd, launch);
     if (rc < 0)
         return rc;
     fill_environment(environment);

@@ -20,6 +20,7 @@ struct launch {
     const char *program;     // path of the program
     const char *const *args; // its arguments from argv[1], NULL-terminated
     const char *folder;      // path of the job's folder, for the file that tells its end
+    const char *directory;   // that it works in; NULL: as the daemon
     int log_fd;              // its stdout and stderr
     int32_t nice;            // 0..19
     bool idle;               // SCHED_IDLE: runs where nobody else wants the core

@@ -317,6 +317,7 @@ static int copy_options(struct job_runner *r, const struct job_runner_options *o
     r->options = *o;
     r->program = strdup(o->program);
     r->folder = strdup(o->folder);
+    r->directory = o->directory ? strdup(o->directory) : NULL;
     r->options.tick_ms = o->tick_ms ? o->tick_ms : DEFAULT_TICK_MS;
     r->options.grace_ms = o->grace_ms ? o->grace_ms : DEFAULT_GRACE_MS;
     r->options.per_device = o->per_device ? o->per_device : 1;
@@ -325,7 +326,7 @@ static int copy_options(struct job_runner *r, const struct job_runner_options *o
         if (!r->args[i])
             return -ENOMEM;
     }
-    return r->program && r->folder ? 0 : -ENOMEM;
+    return r->program && r->folder && (r->directory || !o->directory) ? 0 : -ENOMEM;
 }
 
 int job_runner_create(struct job_store *store, const struct job_runner_options *options, struct job_runner **ret_runner,
@@ -400,6 +401,7 @@ void job_runner_free(struct job_runner *r)
     free(r->batch);
     free(r->program);
     free(r->folder);
+    free(r->directory);
     free(r);
 }
 

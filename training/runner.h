@@ -20,6 +20,7 @@
 struct job_runner_options {
     const char *program;             // path of ddimd-train
     const char *folder;              // absolute path of the state folder; jobs' folders are in folder/jobs
+    const char *directory;           // that the program works in: its data sets' paths are relative to it; NULL: any
     const char *const *program_args; // more arguments for the program, NULL-terminated; NULL: none
     int32_t nice;                    // 0..19
     bool idle;                       // SCHED_IDLE: generation goes first

@@ -34,7 +34,7 @@ struct watch {
 struct job_runner {
     struct job_store *store;
     struct job_runner_options options; // its strings are borrowed no more: see below
-    char *program, *folder, *args[RUNNER_MAX_ARGS + 1];
+    char *program, *folder, *directory, *args[RUNNER_MAX_ARGS + 1];
     int root_fd, wake_fd;
     bool adopted; // the jobs of the daemon's former life are watched
     struct watch *watches;

@@ -76,6 +76,7 @@ static int launch(struct job_runner *r, const struct job *job, int folder_fd, st
     struct launch l = {.program = r->program,
                        .args = args,
                        .folder = folder,
+                       .directory = r->directory,
                        .log_fd = log_fd,
                        .nice = r->options.nice,
                        .idle = r->options.idle};
