@@ -71,7 +71,8 @@ static int run_weight_gradient(struct primitive *p, const struct frame *f)
         (g->db_argument >= 0 && onednn_call_set(&g->call, g->db_argument, operand_at(&g->db, f, 0))) ||
         onednn_call_run(g->device, &g->call, g->n_threads, scratch + g->scratchpad))
         return -EIO;
-    layout_map_unpack(g->map, (const float *)(scratch + g->dense_dw), operand_at(&g->dw, f, 0), g->n_threads);
+    layout_map_unpack(g->device, g->map, (const float *)(scratch + g->dense_dw), operand_at(&g->dw, f, 0),
+                      g->n_threads);
     return 0;
 }
 

@@ -160,7 +160,7 @@ struct layout_map;
 int layout_map_create(const dnnl_memory_desc_t *layout, struct layout_map **ret_map, struct error *err);
 void layout_map_free(struct layout_map *m); // NULL is fine
 size_t layout_map_bytes(const struct layout_map *m);
-void layout_map_unpack(const struct layout_map *m, const float *from, float *to, int n_threads);
+void layout_map_unpack(const struct device *d, const struct layout_map *m, const float *from, float *to, int n_threads);
 
 int cpu_weights_create(struct device *d, const struct graph *params_of, const float *values, bool keep_master,
                        struct weights **ret_weights, struct error *err);

@@ -21,6 +21,7 @@ struct layout_map {
     size_t stride[4];          // elements from one block of o, of i, one r, one s to the next
     size_t offset;
     size_t bytes;
+    bool o_fastest;   // a block is [block_i][block_o], both multiples of 16
     uint16_t table[]; // [block_o * block_i]: place in the block -> o * block_i + i
 };
 
@@ -71,6 +72,9 @@ int layout_map_create(const dnnl_memory_desc_t *layout, struct layout_map **ret_
         m->stride[k] = (size_t)b->strides[k];
     for (size_t p = 0; p < block[0] * block[1]; p++)
         m->table[p] = place_in_block(b, block[1], p);
+    m->o_fastest = block[0] % 16 == 0 && block[1] % 16 == 0;
+    for (size_t p = 0; p < block[0] * block[1]; p++)
+        m->o_fastest = m->o_fastest && m->table[p] == p % block[0] * block[1] + p / block[0];
     *ret_map = m;
     return 0;
 }
@@ -91,32 +95,45 @@ static size_t block_offset(const struct layout_map *m, size_t o, size_t i, size_
 }
 
 struct unpacking {
+    const struct loops *loops;
     const struct layout_map *map;
     const float *from;
     float *to;
 };
 
+/* By the table, leaving out padding. */
+static void unpack_block(const struct layout_map *m, float *to, size_t to_row, const float *from, size_t rows,
+                         size_t width)
+{
+    float tile[MAX_BLOCK];
+    for (size_t p = 0; p < m->block_o * m->block_i; p++)
+        tile[m->table[p]] = from[p];
+    for (size_t j = 0; j < rows; j++)
+        memcpy(to + j * to_row, tile + j * m->block_i, width * sizeof(float));
+}
+
 static void unpack_blocks(void *context, size_t o)
 {
     const struct unpacking *u = context;
     const struct layout_map *m = u->map;
+    size_t to_row = m->R * m->S * m->I, o_left = m->O - o * m->block_o;
+    size_t rows = o_left < m->block_o ? o_left : m->block_o;
     for (size_t i = 0; i < m->blocks_i; i++)
         for (size_t r = 0; r < m->R; r++)
             for (size_t s = 0; s < m->S; s++) {
                 const float *from = u->from + block_offset(m, o, i, r, s);
-                float tile[MAX_BLOCK];
-                for (size_t p = 0; p < m->block_o * m->block_i; p++)
-                    tile[m->table[p]] = from[p];
-                size_t width = m->I - i * m->block_i < m->block_i ? m->I - i * m->block_i : m->block_i;
-                for (size_t j = 0; j < m->block_o && o * m->block_o + j < m->O; j++)
-                    memcpy(u->to + (((o * m->block_o + j) * m->R + r) * m->S + s) * m->I + i * m->block_i,
-                           tile + j * m->block_i, width * sizeof(float));
+                float *to = u->to + ((o * m->block_o * m->R + r) * m->S + s) * m->I + i * m->block_i;
+                size_t left = m->I - i * m->block_i, width = left < m->block_i ? left : m->block_i;
+                if (m->o_fastest && rows == m->block_o && width == m->block_i)
+                    u->loops->matrix->turn_block(to, to_row, from, m->block_o, m->block_i);
+                else
+                    unpack_block(m, to, to_row, from, rows, width);
             }
 }
 
-void layout_map_unpack(const struct layout_map *m, const float *from, float *to, int n_threads)
+void layout_map_unpack(const struct device *d, const struct layout_map *m, const float *from, float *to, int n_threads)
 {
-    struct unpacking u = {m, from, to};
+    struct unpacking u = {d->loops, m, from, to};
     cpu_parallel(n_threads, m->blocks_o, unpack_blocks, &u);
 }
 

@@ -50,44 +50,17 @@ static size_t round_to(size_t n, size_t multiple)
 
 /* ---- packing ---- */
 
-typedef int32_t row16 __attribute__((vector_size(64)));
-
-/* One stage of a transposition: rows i and i + s exchange the blocks of s columns across the diagonal. */
-#define EXCHANGE(r, s, low, high)                                                                                      \
-    for (int i = 0; i < 16; i++)                                                                                       \
-        if (!(i & (s))) {                                                                                              \
-            row16 a = r[i], b = r[i + (s)];                                                                            \
-            r[i] = __builtin_shuffle(a, b, low);                                                                       \
-            r[i + (s)] = __builtin_shuffle(a, b, high);                                                                \
-        }
-
-ALWAYS_INLINE void transpose16(row16 r[16])
-{
-    const row16 l1 = {0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30},
-                h1 = {1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31},
-                l2 = {0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29},
-                h2 = {2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31},
-                l4 = {0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27},
-                h4 = {4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31},
-                l8 = {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23},
-                h8 = {8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31};
-    EXCHANGE(r, 1, l1, h1)
-    EXCHANGE(r, 2, l2, h2)
-    EXCHANGE(r, 4, l4, h4)
-    EXCHANGE(r, 8, l8, h8)
-}
-
 /* Rows [first, first + 16) of x [n, *], 32 elements from column on, zero past n. */
-ALWAYS_INLINE void load_rows(row16 r[16], const uint16_t *x, size_t pitch, size_t first, size_t n, size_t column)
+ALWAYS_INLINE void load_rows(veci r[16], const uint16_t *x, size_t pitch, size_t first, size_t n, size_t column)
 {
     for (size_t i = 0; i < 16; i++) {
-        r[i] = (row16){0};
+        r[i] = (veci){0};
         if (first + i < n)
             memcpy(&r[i], x + (first + i) * pitch + column, sizeof(r[i]));
     }
 }
 
-ALWAYS_INLINE void store_rows(uint16_t *to, const row16 r[16])
+ALWAYS_INLINE void store_rows(uint16_t *to, const veci r[16])
 {
     for (size_t i = 0; i < 16; i++)
         memcpy(to + i * DEPTH, &r[i], sizeof(r[i]));
@@ -98,15 +71,15 @@ static void pack_turned(uint16_t *to, const uint16_t *x, size_t pitch, size_t n,
 {
     for (size_t k = 0; k < d; k += DEPTH)
         for (size_t j = 0; j < columns; j += ROWS, to += TILE) {
-            row16 r[16];
+            veci r[16];
             load_rows(r, x, pitch, j, n, k);
-            transpose16(r);
+            vec_transpose(r);
             store_rows(to, r);
         }
 }
 
 /* Two rows of 16 elements as 16 pairs. */
-ALWAYS_INLINE row16 pair_rows(const uint16_t *even, const uint16_t *odd)
+ALWAYS_INLINE veci pair_rows(const uint16_t *even, const uint16_t *odd)
 {
     vech a = {0}, b = {0};
     if (even)
@@ -114,11 +87,11 @@ ALWAYS_INLINE row16 pair_rows(const uint16_t *even, const uint16_t *odd)
     if (odd)
         memcpy(&b, odd, sizeof(b));
     __m512i low = _mm512_cvtepu16_epi32((__m256i)a), high = _mm512_cvtepu16_epi32((__m256i)b);
-    return (row16)_mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+    return (veci)_mm512_or_si512(low, _mm512_slli_epi32(high, 16));
 }
 
 /* Tile of the right factor x [n, d]: rows [k, k + 32), columns [j, j + 16). */
-ALWAYS_INLINE void pair_tile(row16 r[16], const uint16_t *x, size_t pitch, size_t n, size_t k, size_t j)
+ALWAYS_INLINE void pair_tile(veci r[16], const uint16_t *x, size_t pitch, size_t n, size_t k, size_t j)
 {
     for (size_t i = 0; i < 16; i++) {
         size_t row = k + 2 * i;
@@ -131,7 +104,7 @@ static void pack_pairs(uint16_t *to, const uint16_t *x, size_t pitch, size_t n, 
 {
     for (size_t k = 0; k < rows; k += DEPTH)
         for (size_t j = 0; j < d; j += ROWS, to += TILE) {
-            row16 r[16];
+            veci r[16];
             pair_tile(r, x, pitch, n, k, j);
             store_rows(to, r);
         }
@@ -142,9 +115,9 @@ static void pack_left_turned(uint16_t *to, const uint16_t *x, size_t pitch, size
 {
     for (size_t j = 0; j < d; j += ROWS)
         for (size_t k = 0; k < columns; k += DEPTH, to += TILE) {
-            row16 r[16];
+            veci r[16];
             pair_tile(r, x, pitch, n, k, j);
-            transpose16(r);
+            vec_transpose(r);
             store_rows(to, r);
         }
 }
@@ -407,8 +380,8 @@ static void gradient_rows(const struct backward_scratch *b, size_t pair, size_t 
                 p[i][lane] = ds[i][lane] = 0;
             memcpy(b->ds + at, &ds[i], sizeof(ds[i]));
         }
-        row16 pp = pair_rows((uint16_t *)&p[0], (uint16_t *)&p[1]),
-              dd = pair_rows((uint16_t *)&ds[0], (uint16_t *)&ds[1]);
+        veci pp = pair_rows((uint16_t *)&p[0], (uint16_t *)&p[1]),
+             dd = pair_rows((uint16_t *)&ds[0], (uint16_t *)&ds[1]);
         memcpy(p_pairs + j / ROWS * TILE, &pp, sizeof(pp));
         memcpy(ds_pairs + j / ROWS * TILE, &dd, sizeof(dd));
     }
@@ -463,10 +436,10 @@ static void store_turned(uint16_t *to, size_t pitch, const float *x, size_t T, s
 {
     for (size_t t = 0; t < T; t += 16)
         for (size_t c = 0; c < d; c += 16) {
-            row16 r[16];
+            veci r[16];
             for (size_t i = 0; i < 16; i++)
                 memcpy(&r[i], x + (c + i) * padded + t, sizeof(r[i]));
-            transpose16(r);
+            vec_transpose(r);
             for (size_t i = 0; i < 16 && t + i < T; i++)
                 vec_store(DTYPE_BF16, to + (t + i) * pitch, c, VEC, (vec)r[i] * factor);
         }

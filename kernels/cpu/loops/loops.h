@@ -90,6 +90,8 @@ struct matrix_loops {
     void (*pack_strips)(enum dtype t, void *to, const float *w, size_t k, size_t c);
     /* to[i] = tile[table[i]], n of them, as t */
     void (*shuffle)(enum dtype t, void *to, const float *tile, const uint16_t *table, size_t n);
+    /* to[o][i] = from[i][o], rows of `to` to_row apart, o and i multiples of 16 */
+    void (*turn_block)(float *to, size_t to_row, const float *from, size_t o, size_t i);
     /* y = x + b, b may be NULL */
     void (*store_row)(enum dtype t, void *y, const float *x, const float *b, size_t n);
 };

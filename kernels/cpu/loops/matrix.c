@@ -93,6 +93,20 @@ static void shuffle(enum dtype t, void *to, const float *tile, const uint16_t *t
     }
 }
 
+/* to[o][i] = from[i][o], o and i multiples of 16 */
+static void turn_block(float *to, size_t to_row, const float *from, size_t o, size_t i)
+{
+    for (size_t column = 0; column < o; column += VEC)
+        for (size_t row = 0; row < i; row += VEC) {
+            veci r[VEC];
+            for (size_t k = 0; k < VEC; k++)
+                memcpy(&r[k], from + (row + k) * o + column, sizeof(r[k]));
+            vec_transpose(r);
+            for (size_t k = 0; k < VEC; k++)
+                memcpy(to + (column + k) * to_row + row, &r[k], sizeof(r[k]));
+        }
+}
+
 static void store_row(enum dtype t, void *y, const float *x, const float *b, size_t n)
 {
     for (size_t i = 0; i < n; i += VEC) {
@@ -106,5 +120,6 @@ const struct matrix_loops LOOPS(matrix_loops) = {
     .gemm = gemm,
     .pack_strips = pack_strips,
     .shuffle = shuffle,
+    .turn_block = turn_block,
     .store_row = store_row,
 };

@@ -206,4 +206,30 @@ ALWAYS_INLINE vec vec_sigmoid(__attribute__((unused)) enum dtype t, vec x)
     return 1.0f / (1.0f + vec_exp(-x));
 }
 
+/* One stage of a transposition: rows i and i + s exchange the blocks of s columns across the diagonal. */
+#define VEC_EXCHANGE(r, s, low, high)                                                                                  \
+    for (int i = 0; i < 16; i++)                                                                                       \
+        if (!(i & (s))) {                                                                                              \
+            veci a = r[i], b = r[i + (s)];                                                                             \
+            r[i] = __builtin_shuffle(a, b, low);                                                                       \
+            r[i + (s)] = __builtin_shuffle(a, b, high);                                                                \
+        }
+
+/* Sixteen rows of sixteen 32-bit lanes, columns to rows. */
+ALWAYS_INLINE void vec_transpose(veci r[16])
+{
+    const veci l1 = {0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30},
+               h1 = {1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31},
+               l2 = {0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29},
+               h2 = {2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31},
+               l4 = {0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27},
+               h4 = {4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31},
+               l8 = {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23},
+               h8 = {8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31};
+    VEC_EXCHANGE(r, 1, l1, h1)
+    VEC_EXCHANGE(r, 2, l2, h2)
+    VEC_EXCHANGE(r, 4, l4, h4)
+    VEC_EXCHANGE(r, 8, l8, h8)
+}
+
 #endif
