@@ -8,6 +8,9 @@
 
 #include "api/recipe.h"
 
+struct job_store;
+struct job_runner;
+
 enum api_state { API_STARTING, API_READY, API_DRAINING };
 
 struct api_options {
@@ -15,6 +18,13 @@ struct api_options {
     struct model_store *models;
     char device[FIELD_TEXT_BYTES]; // kind of device and precision, "cpu bf16": with the model and the build it fixes
                                    // the bytes of an answer
+    /* jobs; jobs NULL: this daemon has none. Both outlive the api, folders are copied by nobody. */
+    struct job_store *jobs;
+    struct job_runner *runner;
+    const char *datasets;      // folder that the data sets of jobs lie in, absolute
+    const char *models_folder; // that training results are published to
+    const char *job_device;    // what "auto" means: "cpu"
+    bool job_f32;              // estimates are for computing in f32
     struct request_limits limits;
     size_t max_body_bytes, max_uri_bytes, max_header_bytes;
     unsigned max_connections, idle_timeout_s, n_threads;

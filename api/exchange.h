@@ -22,7 +22,7 @@ struct MHD_Connection;
 struct MHD_Response;
 struct work; // work.h
 
-enum { REQUEST_ID_BYTES = 65, WATCH_NONE = -1 };
+enum { REQUEST_ID_BYTES = 65, WATCH_NONE = -1, EXCHANGE_ASIDE_HEADERS = 4 };
 
 struct exchange {
     struct api *api;
@@ -57,6 +57,15 @@ struct exchange {
         struct text text;
         struct problem problem; // kind PROBLEM_NONE: none
         struct resident_model *model;
+        const char *content_type; // NULL: JSON
+        int status;               // 0: 200
+        struct {
+            const char *name;
+            char value[96];
+        } headers[EXCHANGE_ASIDE_HEADERS];
+        int n_headers;
+        char key[256];      // a header of the request that it needs
+        int64_t job, after; // of a stream of events
     } aside;
 };
 

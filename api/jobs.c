@@ -69,12 +69,17 @@ static void answer(struct exchange *x)
         exchange_header(x, x->aside.headers[i].name, x->aside.headers[i].value);
 }
 
-void jobs_aside(struct exchange *x, void (*aside)(struct exchange *x))
+void jobs_aside_then(struct exchange *x, void (*aside)(struct exchange *x), void (*next)(struct exchange *x))
 {
     if (!x->api->options.jobs)
         exchange_fail(x, PROBLEM_NO_JOBS, "this daemon was started without a folder for jobs (--state)");
     else
-        exchange_aside(x, aside, answer);
+        exchange_aside(x, aside, next);
+}
+
+void jobs_aside(struct exchange *x, void (*aside)(struct exchange *x))
+{
+    jobs_aside_then(x, aside, answer);
 }
 
 int64_t jobs_path_id(const struct exchange *x)
@@ -143,15 +148,20 @@ bool jobs_get(struct exchange *x, struct job *ret_job)
     return rc == 0;
 }
 
-int jobs_open_file(struct exchange *x, const char *name, int flags, int *ret_fd)
+int jobs_open_file_of(struct exchange *x, int64_t job, const char *name, int flags, int *ret_fd)
 {
     int folder;
-    int rc = job_folder_open(job_runner_root(x->api->options.runner), jobs_path_id(x), 0, &folder, NULL);
+    int rc = job_folder_open(job_runner_root(x->api->options.runner), job, 0, &folder, NULL);
     if (rc)
         return rc;
     rc = job_file_open(folder, name, flags, ret_fd);
     close(folder);
     return rc;
+}
+
+int jobs_open_file(struct exchange *x, const char *name, int flags, int *ret_fd)
+{
+    return jobs_open_file_of(x, jobs_path_id(x), name, flags, ret_fd);
 }
 
 void jobs_send_file(struct exchange *x, int fd, int64_t offset, int64_t bytes)
@@ -175,7 +185,6 @@ void jobs_send_file(struct exchange *x, int fd, int64_t offset, int64_t bytes)
 }
 
 /* ---- a job as JSON ---- */
-
 
 void job_time_write(struct text *t, const char *key, int64_t ms)
 {

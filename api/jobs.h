@@ -15,6 +15,8 @@
 /* Runs aside(x) on a helper thread, then answers with what it left in x->aside; where this daemon has no jobs, that is
  * the answer. */
 void jobs_aside(struct exchange *x, void (*aside)(struct exchange *x));
+/* The same with a continuation of the caller's own. */
+void jobs_aside_then(struct exchange *x, void (*aside)(struct exchange *x), void (*next)(struct exchange *x));
 
 /* ---- for what runs aside ---- */
 
@@ -33,6 +35,7 @@ void jobs_header(struct exchange *x, const char *name, const char *format, ...) 
 bool jobs_get(struct exchange *x, struct job *ret_job);
 /* Opens a file (or with O_DIRECTORY a folder) beneath the folder of the path's job. 0, -ENOENT. */
 int jobs_open_file(struct exchange *x, const char *name, int flags, int *ret_fd);
+int jobs_open_file_of(struct exchange *x, int64_t job, const char *name, int flags, int *ret_fd);
 /* Whole file into x->aside.text, or a problem. */
 void jobs_send_file(struct exchange *x, int fd, int64_t offset, int64_t bytes);
 
@@ -40,6 +43,9 @@ void jobs_send_file(struct exchange *x, int fd, int64_t offset, int64_t bytes);
 void job_write(const struct job *job, bool full, struct text *t);
 /* A member: RFC 3339 with milliseconds, null for 0. */
 void job_time_write(struct text *t, const char *key, int64_t ms);
+
+/* Jobs for GET /metrics into x->aside.text. */
+void job_gauges_aside(struct exchange *x);
 
 /* ---- streams of events ---- */
 
@@ -87,7 +93,7 @@ extern const struct job_log {
 } job_log_defaults;
 extern const struct job_publish {
     int64_t job;
-    char checkpoint[16];
+    const json_t *checkpoint; // NULL: best
 } job_publish_defaults;
 
 #endif

@@ -98,8 +98,7 @@ static int check(const struct api_options *o, const json_t *json, struct train_c
     if (rc == 0)
         rc = train_estimate(c, n, !o->job_f32, e, err);
     if (rc == 0 && e->steps == 0)
-        rc = error_set(err, -EINVAL, "dataset.batch_size", "%lld images give no whole batch to train on",
-                       (long long)n);
+        rc = error_set(err, -EINVAL, "dataset.batch_size", "%lld images give no whole batch to train on", (long long)n);
     return rc;
 }
 

@@ -1,5 +1,5 @@
-/* jobs_files.c: what a job has produced: its curve, thinned here so that no client has to; its log by byte offset; sample
- * grids and checkpoints. Names of files are made from numbers here, never taken from a client.
+/* jobs_files.c: what a job has produced: its curve, thinned here so that no client has to; its log by byte offset;
+ * sample grids and checkpoints. Names of files are made from numbers here, never taken from a client.
  */
 #include "api/jobs.h"
 
@@ -213,8 +213,8 @@ void handle_job_log(struct exchange *x)
 /* ---- samples and checkpoints ---- */
 
 /* Calls each() for the names in a folder of the job; a folder that is not there is empty. */
-static void list_folder(struct exchange *x, const char *folder,
-                        void (*each)(void *arg, int dir_fd, const char *name), void *arg)
+static void list_folder(struct exchange *x, const char *folder, void (*each)(void *arg, int dir_fd, const char *name),
+                        void *arg)
 {
     int fd;
     if (jobs_open_file(x, folder, O_RDONLY | O_DIRECTORY, &fd))

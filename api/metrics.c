@@ -1,5 +1,5 @@
 /* metrics.c: GET /metrics, in Prometheus' text format 0.0.4: base units, bounded labels. */
-#include "api/private.h"
+#include "api/jobs.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -94,7 +94,7 @@ static void scheduler_write(struct text *t, const struct scheduler_stats *s)
     histogram_write(t, "ddimd_cancel_seconds", "From a cancel to its end.", &s->cancel_seconds);
 }
 
-void handle_metrics(struct exchange *x)
+static void metrics_answer(struct exchange *x)
 {
     struct api *a = x->api;
     struct text t = {0};
@@ -116,6 +116,15 @@ void handle_metrics(struct exchange *x)
     text_printf(&t, "ddimd_encode_seconds_sum %.9g\nddimd_encode_seconds_count %llu\n",
                 (double)atomic_load(&a->encode_ns) / 1e9, (unsigned long long)atomic_load(&a->encodes));
     scheduler_write(&t, &stats);
+    text_append(&t, x->aside.text.data, x->aside.text.length);
     exchange_answer(x, 200, "text/plain; version=0.0.4; charset=utf-8", &t);
     exchange_header(x, "Cache-Control", "no-store");
+}
+
+void handle_metrics(struct exchange *x)
+{
+    if (x->api->options.jobs)
+        exchange_aside(x, job_gauges_aside, metrics_answer);
+    else
+        metrics_answer(x);
 }

@@ -8,6 +8,7 @@ enum { STATUS_KINDS = 20 };
 
 struct hangup;
 struct asides;
+struct job_streams;
 struct MHD_Daemon;
 
 struct api {
@@ -15,7 +16,9 @@ struct api {
     struct MHD_Daemon *http;
     struct hangup *hangup;
     struct asides *asides;
-    atomic_int state; // enum api_state
+    struct job_streams *job_streams; // NULL without jobs
+    pthread_mutex_t publish_lock;    // files of models change one at a time
+    atomic_int state;                // enum api_state
     _Atomic int64_t alive_ns;
     atomic_uint serial; // of requests, for their ids
     uint32_t instance;  // random, likewise
@@ -54,6 +57,22 @@ void handle_model(struct exchange *x);
 void handle_model_load(struct exchange *x);
 void handle_model_unload(struct exchange *x);
 void handle_model_default(struct exchange *x);
+void handle_model_from_job(struct exchange *x);
+void handle_model_rollback(struct exchange *x);
+void handle_jobs(struct exchange *x);
+void handle_job_submit(struct exchange *x);
+void handle_job(struct exchange *x);
+void handle_job_delete(struct exchange *x);
+void handle_job_cancel(struct exchange *x);
+void handle_job_resume(struct exchange *x);
+void handle_job_retry(struct exchange *x);
+void handle_job_move(struct exchange *x);
+void handle_job_events(struct exchange *x);
+void handle_job_metrics(struct exchange *x);
+void handle_job_log(struct exchange *x);
+void handle_job_samples(struct exchange *x);
+void handle_job_sample(struct exchange *x);
+void handle_job_checkpoints(struct exchange *x);
 void handle_capabilities(struct exchange *x);
 void handle_healthz(struct exchange *x);
 void handle_readyz(struct exchange *x);

@@ -1,5 +1,5 @@
 /* routes.c: see routes.h. */
-#include "api/private.h"
+#include "api/jobs.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -10,7 +10,10 @@ static const char *const pictures[] = {"image/png",         "application/json", 
 static const char *const json[] = {"application/json", NULL};
 static const char *const html[] = {"text/html", NULL};
 static const char *const plain[] = {"text/plain", NULL};
+static const char *const objects[] = {"application/json", NULL};
 static const char *const fields[] = {"application/json", "application/x-www-form-urlencoded", NULL};
+static const char *const events[] = {"text/event-stream", NULL};
+static const char *const curves[] = {"application/json", "text/csv", NULL};
 static const char *const png[] = {"image/png", NULL};
 
 #define SAMPLING_PROBLEMS                                                                                              \
@@ -24,6 +27,17 @@ static const enum problem_kind load_problems[] = {PROBLEM_BAD_BODY,      PROBLEM
 static const enum problem_kind ready_problems[] = {PROBLEM_STARTING, 0};
 static const enum problem_kind lookup_problems[] = {PROBLEM_NOT_FOUND, 0};
 static const enum problem_kind no_problems[] = {0};
+#define JOB_PROBLEMS PROBLEM_NO_JOBS, PROBLEM_JOBS_STORE
+static const enum problem_kind jobs_problems[] = {JOB_PROBLEMS, 0};
+static const enum problem_kind submit_problems[] = {PROBLEM_BAD_BODY, PROBLEM_CANNOT_RUN, PROBLEM_KEY_REUSED,
+                                                    JOB_PROBLEMS, 0};
+static const enum problem_kind job_problems[] = {PROBLEM_NO_SUCH_JOB, JOB_PROBLEMS, 0};
+static const enum problem_kind file_problems[] = {PROBLEM_NO_SUCH_JOB, PROBLEM_NO_SUCH_FILE, JOB_PROBLEMS, 0};
+static const enum problem_kind action_problems[] = {PROBLEM_BAD_BODY, PROBLEM_NO_SUCH_JOB, PROBLEM_WRONG_STATE,
+                                                    JOB_PROBLEMS, 0};
+static const enum problem_kind publish_problems[] = {PROBLEM_BAD_BODY,      PROBLEM_NO_SUCH_JOB, PROBLEM_NO_SUCH_FILE,
+                                                     PROBLEM_NO_SUCH_MODEL, PROBLEM_BAD_MODEL,   PROBLEM_OUT_OF_MEMORY,
+                                                     PROBLEM_DEVICE_LOST,   JOB_PROBLEMS,        0};
 
 const struct route route_table[] = {
     {"/", METHOD_GET, handle_page, html, NULL, no_fields, "page", "A page to try the daemon with",
@@ -45,6 +59,42 @@ const struct route route_table[] = {
      "Let go of a resident model; requests under way keep it", .problems = model_problems},
     {"/models/{name}/default", METHOD_POST, handle_model_default, json, NULL, no_fields, "modelDefault",
      "Make a model the default", .problems = load_problems},
+    {"/models/{name}/from-job", METHOD_POST, handle_model_from_job, json, objects, job_publish_fields, "modelFromJob",
+     "Publish a training result under this name, without a dropped request", .problems = publish_problems,
+     .defaults = &job_publish_defaults, .schema = "Publish", .status = 201},
+    {"/models/{name}/rollback", METHOD_POST, handle_model_rollback, json, NULL, no_fields, "modelRollback",
+     "Go back to what was served under this name before the last publication", .problems = publish_problems},
+    {"/jobs", METHOD_GET, handle_jobs, json, NULL, job_list_fields, "jobs", "Jobs, newest first",
+     .problems = jobs_problems, .defaults = &job_list_defaults},
+    {"/jobs", METHOD_POST, handle_job_submit, json, objects, job_submit_fields, "jobSubmit",
+     "Queue a job; the header Idempotency-Key makes it safe to send again", .problems = submit_problems,
+     .defaults = &job_submit_defaults, .schema = "Job", .status = 201},
+    {"/jobs/{id}", METHOD_GET, handle_job, json, NULL, no_fields, "job", "One job", .problems = job_problems},
+    {"/jobs/{id}", METHOD_DELETE, handle_job_delete, json, NULL, no_fields, "jobDelete",
+     "Remove an ended job with all that it produced", .problems = action_problems, .status = 204},
+    {"/jobs/{id}/cancel", METHOD_POST, handle_job_cancel, json, NULL, no_fields, "jobCancel",
+     "Stop a job, after a checkpoint; says what it was", .problems = action_problems},
+    {"/jobs/{id}/resume", METHOD_POST, handle_job_resume, json, NULL, no_fields, "jobResume",
+     "Go on from the last checkpoint of a failed or cancelled job", .problems = action_problems},
+    {"/jobs/{id}/retry", METHOD_POST, handle_job_retry, json, NULL, no_fields, "jobRetry",
+     "A new job with the configuration of an ended one", .problems = action_problems, .status = 201},
+    {"/jobs/{id}/move", METHOD_POST, handle_job_move, json, objects, job_move_fields, "jobMove",
+     "Give a queued job another place in the queue", .problems = action_problems, .defaults = &job_move_defaults,
+     .schema = "Move"},
+    {"/jobs/{id}/events", METHOD_GET, handle_job_events, events, NULL, job_events_fields, "jobEvents",
+     "What happens to a job, as server-sent events; goes on after Last-Event-ID", .problems = job_problems,
+     .defaults = &job_events_defaults},
+    {"/jobs/{id}/metrics", METHOD_GET, handle_job_metrics, curves, NULL, job_metrics_fields, "jobMetrics",
+     "The curve of a run, thinned by minimum and maximum", .problems = job_problems, .defaults = &job_metrics_defaults},
+    {"/jobs/{id}/log", METHOD_GET, handle_job_log, plain, NULL, job_log_fields, "jobLog",
+     "The program's output from a byte on; X-Log-Next says where to go on", .problems = job_problems,
+     .defaults = &job_log_defaults},
+    {"/jobs/{id}/samples", METHOD_GET, handle_job_samples, json, NULL, no_fields, "jobSamples",
+     "The epochs that have a grid of samples", .problems = job_problems},
+    {"/jobs/{id}/samples/{epoch}.png", METHOD_GET, handle_job_sample, png, NULL, no_fields, "jobSample",
+     "The grid of samples of an epoch", .problems = file_problems},
+    {"/jobs/{id}/checkpoints", METHOD_GET, handle_job_checkpoints, json, NULL, no_fields, "jobCheckpoints",
+     "The models that a job has kept", .problems = job_problems},
     {"/healthz", METHOD_GET, handle_healthz, json, NULL, no_fields, "healthz", "The process turns",
      .problems = no_problems},
     {"/readyz", METHOD_GET, handle_readyz, json, NULL, NULL, "readyz", "Requests can be served; ?verbose lists why not",

@@ -6,6 +6,7 @@
  */
 #include "api/aside.h"
 #include "api/hangup.h"
+#include "api/jobs.h"
 #include "api/negotiate.h"
 #include "api/private.h"
 #include "api/work.h"
@@ -322,6 +323,7 @@ int api_create(const struct api_options *o, struct api **ret_api, struct error *
     atomic_init(&a->state, API_STARTING);
     atomic_init(&a->alive_ns, a->started_ns);
     pthread_mutex_init(&a->lock, NULL);
+    pthread_mutex_init(&a->publish_lock, NULL);
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
@@ -332,6 +334,8 @@ int api_create(const struct api_options *o, struct api **ret_api, struct error *
         rc = hangup_create(on_gone, &a->hangup);
     if (rc == 0)
         rc = asides_create(2, &a->asides);
+    if (rc == 0 && o->jobs)
+        rc = job_streams_create(a, &a->job_streams);
     if (rc) {
         api_free(a);
         return error_set(err, rc, NULL, "the HTTP interface's threads cannot be started: %s", strerror(-rc));
@@ -383,6 +387,7 @@ static int wait_for(struct api *a, const int *count, int64_t until_ns)
 int api_stop(struct api *a, int64_t deadline_ns)
 {
     int64_t soon_ns = now_ns() + 1000000000;
+    job_streams_end(a->job_streams);
     pthread_mutex_lock(&a->lock);
     int n = wait_for(a, &a->n_live, soon_ns < deadline_ns ? soon_ns : deadline_ns);
     if (n)
@@ -401,8 +406,10 @@ void api_free(struct api *a)
     if (!a)
         return;
     asides_free(a->asides);
+    job_streams_free(a->job_streams);
     hangup_free(a->hangup);
     pthread_cond_destroy(&a->idle);
     pthread_mutex_destroy(&a->lock);
+    pthread_mutex_destroy(&a->publish_lock);
     free(a);
 }

@@ -1,5 +1,5 @@
-/* daemon.c: see daemon.h. The order of start: socket, device, scheduler, models, HTTP, default model, READY. Stopping
- * goes backwards, once the requests under way are done. */
+/* daemon.c: see daemon.h. The order of start: socket, device, scheduler, models, jobs, HTTP, default model, READY.
+ * Stopping goes backwards, once the requests under way are done. */
 #include "daemon/daemon.h"
 
 #include <errno.h>
@@ -127,6 +127,12 @@ static int http_open(struct daemon *d, struct error *err)
     struct api *api = NULL;
     struct api_options a = {.scheduler = d->scheduler,
                             .models = d->models,
+                            .jobs = d->jobs.store,
+                            .runner = d->jobs.runner,
+                            .datasets = d->jobs.datasets,
+                            .models_folder = o->models,
+                            .job_device = d->backend->name,
+                            .job_f32 = precision_of(d) == DTYPE_F32,
                             .limits = {.max_images = o->max_images,
                                        .max_row_steps = queue && queue < steps ? queue : steps,
                                        .max_result_bytes = o->max_result_mib * MIB,
@@ -183,6 +189,8 @@ int daemon_start(struct daemon *d, struct error *err)
     if (rc == 0)
         rc = models_open(d, err);
     if (rc == 0)
+        rc = jobs_open(&d->jobs, d->options, &d->log, err);
+    if (rc == 0)
         rc = http_open(d, err);
     if (rc == 0) {
         const struct device_base *base = (const void *)d->device;
@@ -191,6 +199,8 @@ int daemon_start(struct daemon *d, struct error *err)
         log_line(&d->log, LOG_INFO, "listening on %s", d->listener.address);
         rc = default_load(d, err);
     }
+    if (rc == 0)
+        rc = jobs_start(&d->jobs, err);
     if (rc)
         return rc;
     api_set_state(atomic_load(&d->api), API_READY);
@@ -249,6 +259,7 @@ void daemon_stop(struct daemon *d)
     model_store_close(d->models);
     scheduler_free(d->scheduler);
     api_free(api);
+    jobs_close(&d->jobs);
     if (d->device)
         d->backend->close(d->device);
     listener_close(&d->listener);

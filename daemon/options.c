@@ -44,6 +44,18 @@ static const struct json_field option_fields[] = {
     {"drain_seconds", FIELD_INT32, AT(drain_seconds), 0, 86400,
      .help = "how long requests under way may take to end after SIGTERM"},
     {"log_level", FIELD_ENUM, AT(log_level), .names = log_level_names, .help = "error, warning, info or debug"},
+    {"state", FIELD_STRING, AT(state), .item_bytes = OPTION_PATH_BYTES,
+     .help = "folder of jobs and all that they produce; empty: this daemon runs no jobs"},
+    {"datasets", FIELD_STRING, AT(datasets), .item_bytes = OPTION_PATH_BYTES,
+     .help = "folder that the data sets of jobs lie in; empty: `datasets` in the folder of jobs"},
+    {"trainer", FIELD_STRING, AT(trainer), .item_bytes = OPTION_PATH_BYTES,
+     .help = "program that trains; empty: ddimd-train beside this program"},
+    {"job_threads", FIELD_INT32, AT(job_threads), 0, 1024, .help = "compute threads of a job; 0: one for each core"},
+    {"job_nice", FIELD_INT32, AT(job_nice), 0, 19,
+     .help = "niceness of jobs; 19: they run only where nobody else wants the core"},
+    {"job_grace_seconds", FIELD_INT32, AT(job_grace_seconds), 1, 86400,
+     .help = "how long a cancelled job may take to write its checkpoint"},
+    {"jobs_per_device", FIELD_INT32, AT(jobs_per_device), 1, 64, .help = "jobs that run at once on one device"},
     {0},
 };
 
@@ -64,6 +76,9 @@ static const struct options option_defaults = {
     .idle_timeout_seconds = 60,
     .drain_seconds = 60,
     .log_level = LOG_LEVEL_INFO,
+    .job_nice = 19,
+    .job_grace_seconds = 60,
+    .jobs_per_device = 1,
 };
 
 /* ---- the file ---- */

@@ -29,6 +29,9 @@ struct options {
     int32_t max_queue_mib, max_model_mib, max_rows;
     int32_t max_connections, http_threads, idle_timeout_seconds, drain_seconds;
     enum log_level log_level;
+    char state[OPTION_PATH_BYTES], datasets[OPTION_PATH_BYTES], trainer[OPTION_PATH_BYTES]; // "": none, or as the help
+                                                                                            // says
+    int32_t job_threads, job_nice, job_grace_seconds, jobs_per_device;
 };
 
 /* What the command line asks for besides. */

@@ -1,0 +1,23 @@
+/* jobs.h: the daemon's part in jobs: where they are kept, which program runs them, and how politely. */
+#ifndef DDIMD_DAEMON_JOBS_H
+#define DDIMD_DAEMON_JOBS_H
+
+#include "daemon/log.h"
+#include "daemon/options.h"
+#include "training/runner.h"
+
+struct jobs {
+    struct job_store *store; // NULL: no jobs (--state was not given)
+    struct job_runner *runner;
+    char state[OPTION_PATH_BYTES], datasets[OPTION_PATH_BYTES], trainer[OPTION_PATH_BYTES]; // absolute
+};
+
+/* Opens what --state names; nothing without it. Starts no job yet. On failure jobs_close() is still called. 0, -EBUSY
+ * (another daemon has the folder), errors of files. */
+int jobs_open(struct jobs *j, const struct options *o, struct log *log, struct error *err);
+/* Running jobs are followed on, queued ones start. 0, -EAGAIN. */
+int jobs_start(struct jobs *j, struct error *err);
+/* The runner ends; running jobs go on without it. */
+void jobs_close(struct jobs *j);
+
+#endif
