@@ -70,9 +70,9 @@ void run_folder_close(struct run_folder *f)
     }
 }
 
-bool run_folder_has_state(const struct run_folder *f)
+bool run_folder_has(const struct run_folder *f, const char *name)
 {
-    return faccessat(f->checkpoints_fd, RUN_STATE_NAME, F_OK, 0) == 0;
+    return faccessat(f->checkpoints_fd, name, F_OK, 0) == 0;
 }
 
 int run_folder_start_metrics(struct run_folder *f, int64_t bytes, struct error *err)

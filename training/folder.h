@@ -36,8 +36,8 @@ struct run_folder {
 int run_folder_open(const char *path, struct run_folder *ret_folder, struct error *err);
 void run_folder_close(struct run_folder *f); // after run_folder_open, failed or not
 
-/* Whether there is a state to go on from. */
-bool run_folder_has_state(const struct run_folder *f);
+/* Whether checkpoints/ has a file of this name. */
+bool run_folder_has(const struct run_folder *f, const char *name);
 
 /* metrics.jsonl goes on after its first `bytes`; what a killed process wrote after its last state is cut off. */
 int run_folder_start_metrics(struct run_folder *f, int64_t bytes, struct error *err);

@@ -494,7 +494,7 @@ static int end_epoch(struct trainer *t, struct error *err)
 static int set_up(struct trainer *t, struct error *err)
 {
     int r = run_folder_open(t->o->out, &t->folder, err);
-    if (r == 0 && run_folder_has_state(&t->folder) && !t->o->resume)
+    if (r == 0 && run_folder_has(&t->folder, RUN_STATE_NAME) && !t->o->resume)
         r = error_set(err, -EEXIST, NULL, "%s holds a run already: go on with --resume, or choose another folder",
                       t->o->out);
     if (r == 0)
@@ -514,7 +514,7 @@ static int take_up(struct trainer *t, struct error *err)
 {
     int r = 0;
     t->state = train_state_initial();
-    if (run_folder_has_state(&t->folder))
+    if (run_folder_has(&t->folder, RUN_STATE_NAME))
         r = train_state_load(t->folder.checkpoints_fd, RUN_STATE_NAME, t->c, t->learner, &t->state, err);
     else if (t->c->resume[0]) {
         r = train_state_load(AT_FDCWD, t->c->resume, t->c, t->learner, &t->state, err);
@@ -589,7 +589,8 @@ int trainer_run(const struct trainer_options *o, struct trainer_outcome *ret_out
     if (r == 0) {
         write_end(&t, outcome.end);
         outcome.state = t.state;
-        run_folder_checkpoint_path(&t.folder, t.state.best_epoch ? RUN_BEST_NAME : RUN_LAST_NAME, outcome.model);
+        run_folder_checkpoint_path(&t.folder, run_folder_has(&t.folder, RUN_BEST_NAME) ? RUN_BEST_NAME : RUN_LAST_NAME,
+                                   outcome.model);
         *ret_outcome = outcome;
     }
     tear_down(&t);

@@ -300,6 +300,7 @@ def test_resume_from_another_folder(tmp_path, data):
     train(tmp_path, config(data, epochs=1), out="first")
     state = str(tmp_path / "first" / "checkpoints" / "state.safetensors")
     stdout, _ = train(tmp_path, config(data, epochs=2, resume=state), out="second")
+    assert os.path.exists(stdout.splitlines()[-1].split("the model: ")[1])
     assert f"(step {STEPS_PER_EPOCH})" in stdout
     assert [line["epoch"] for line in metrics(tmp_path / "second") if line["event"] == "epoch"] == [2]
 
