@@ -26,7 +26,8 @@ static const char schema[] =
     " step INTEGER NOT NULL DEFAULT 0, total_steps INTEGER NOT NULL DEFAULT 0, epoch INTEGER NOT NULL DEFAULT 0,"
     " checkpoint_step INTEGER NOT NULL DEFAULT -1,"
     " start_step INTEGER NOT NULL DEFAULT 0, start_checkpoint INTEGER NOT NULL DEFAULT -1,"
-    " start_boot_ms INTEGER NOT NULL DEFAULT 0, latest_boot_ms INTEGER NOT NULL DEFAULT 0,"
+    " first_step INTEGER NOT NULL DEFAULT 0,"
+    " first_boot_ms INTEGER NOT NULL DEFAULT 0, latest_boot_ms INTEGER NOT NULL DEFAULT 0,"
     " latest TEXT, outcome TEXT NOT NULL DEFAULT '',"
     " pid INTEGER NOT NULL DEFAULT 0, start_ticks INTEGER NOT NULL DEFAULT 0, boot_id TEXT NOT NULL DEFAULT '',"
     " end_kind INTEGER NOT NULL DEFAULT 0, end_code INTEGER NOT NULL DEFAULT 0, end_message TEXT NOT NULL DEFAULT '',"
@@ -50,8 +51,8 @@ static const char schema[] =
     " CASE WHEN state = 'queued' THEN (SELECT count(*) FROM jobs q WHERE q.state = 'queued'"                           \
     " AND (q.queue_key, q.id) <= (j.queue_key, j.id)) ELSE 0 END,"                                                     \
     " created_ms, started_ms, ended_ms, attempts, deaths, step, total_steps, epoch, checkpoint_step, start_step,"      \
-    " start_checkpoint, start_boot_ms, latest_boot_ms, latest, outcome, pid, start_ticks, boot_id, end_kind,"          \
-    " end_code, end_message, record_offset, last_event"
+    " start_checkpoint, first_step, first_boot_ms, latest_boot_ms, latest, outcome, pid, start_ticks, boot_id,"        \
+    " end_kind, end_code, end_message, record_offset, last_event"
 
 int64_t store_now_ms(void)
 {
@@ -204,8 +205,9 @@ static int read_row(sqlite3_stmt *row, struct job *job, struct error *err)
         *numbers[i] = sqlite3_column_int64(row, c++);
     job->attempts = sqlite3_column_int(row, c++);
     job->deaths = sqlite3_column_int(row, c++);
-    int64_t *const progress[] = {&job->step,       &job->total_steps,      &job->epoch,         &job->checkpoint_step,
-                                 &job->start_step, &job->start_checkpoint, &job->start_boot_ms, &job->latest_boot_ms};
+    int64_t *const progress[] = {&job->step,          &job->total_steps,      &job->epoch,      &job->checkpoint_step,
+                                 &job->start_step,    &job->start_checkpoint, &job->first_step, &job->first_boot_ms,
+                                 &job->latest_boot_ms};
     for (size_t i = 0; i < sizeof progress / sizeof progress[0]; i++)
         *progress[i] = sqlite3_column_int64(row, c++);
     const char *latest = (const char *)sqlite3_column_text(row, c++);
@@ -327,8 +329,9 @@ void job_list_free(struct job *jobs, int32_t n)
 
 int64_t job_eta_ms(const struct job *job)
 {
-    int64_t done = job->step - job->start_step, left = job->total_steps - job->step;
-    int64_t elapsed = job->latest_boot_ms - job->start_boot_ms;
+    // From the first report on: what it took to start does not come again.
+    int64_t done = job->step - job->first_step, left = job->total_steps - job->step;
+    int64_t elapsed = job->latest_boot_ms - job->first_boot_ms;
     if (job->state != JOB_STATE_RUNNING || done <= 0 || left < 0 || elapsed <= 0)
         return -1;
     return (int64_t)((double)elapsed / done * left);

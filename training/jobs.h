@@ -60,7 +60,8 @@ struct job {
     int64_t step, total_steps, epoch;         // as last reported; total 0: not known yet
     int64_t checkpoint_step;                  // of the last checkpoint, -1: none
     int64_t start_step, start_checkpoint;     // step and checkpoint that the latest attempt began with
-    int64_t start_boot_ms, latest_boot_ms;    // CLOCK_BOOTTIME: start of the attempt, last report (clock jumps pass by)
+    int64_t first_step;                       // that the latest attempt reported
+    int64_t first_boot_ms, latest_boot_ms;    // CLOCK_BOOTTIME of its first and last report (no clock jumps); 0: none
     char *latest;                             // latest metrics, JSON object text, owned, NULL: none yet
     char outcome[JOB_KIND_BYTES];             // what the program itself said about its end, "" nothing
     struct job_process process;               // of the latest attempt
@@ -135,7 +136,6 @@ int job_store_delete(struct job_store *store, int64_t id, struct error *err);
 /* What an attempt begins with. */
 struct job_start {
     struct job_process process;
-    int64_t boot_ms;         // CLOCK_BOOTTIME
     int64_t checkpoint_step; // of the checkpoint that it goes on from, -1: from the beginning
     int64_t record_offset;   // length of the record file
 };

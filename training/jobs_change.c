@@ -110,7 +110,7 @@ int job_store_submit(struct job_store *store, const struct job_new *j, int64_t *
 int job_store_cancel(struct job_store *store, int64_t id, enum job_state *ret_was, struct error *err)
 {
     struct job job;
-    enum job_state next, was = JOB_STATE_QUEUED;
+    enum job_state next = JOB_STATE_REFUSED, was = JOB_STATE_QUEUED;
     int rc = store_begin(store, err);
     if (rc < 0)
         return rc;
@@ -138,7 +138,7 @@ int job_store_cancel(struct job_store *store, int64_t id, enum job_state *ret_wa
 int job_store_resume(struct job_store *store, int64_t id, enum job_state *ret_was, struct error *err)
 {
     struct job job;
-    enum job_state next, was = JOB_STATE_QUEUED;
+    enum job_state next = JOB_STATE_REFUSED, was = JOB_STATE_QUEUED;
     int rc = store_begin(store, err);
     if (rc < 0)
         return rc;
@@ -163,7 +163,7 @@ int job_store_resume(struct job_store *store, int64_t id, enum job_state *ret_wa
 int job_store_retry(struct job_store *store, int64_t id, int64_t *ret_id, struct error *err)
 {
     struct job job;
-    enum job_state next;
+    enum job_state next = JOB_STATE_REFUSED;
     int64_t copy = 0;
     int rc = store_begin(store, err);
     if (rc < 0)
@@ -229,7 +229,7 @@ static int place(sqlite3 *db, int64_t id, int32_t position, struct error *err)
 int job_store_move(struct job_store *store, int64_t id, int32_t position, struct error *err)
 {
     struct job job;
-    enum job_state next;
+    enum job_state next = JOB_STATE_REFUSED;
     if (position < 1)
         return error_set(err, -EINVAL, "position", "places in the queue count from 1");
     int rc = store_begin(store, err);
@@ -246,7 +246,7 @@ int job_store_move(struct job_store *store, int64_t id, int32_t position, struct
 int job_store_delete(struct job_store *store, int64_t id, struct error *err)
 {
     struct job job;
-    enum job_state next;
+    enum job_state next = JOB_STATE_REFUSED;
     int rc = store_begin(store, err);
     if (rc < 0)
         return rc;
@@ -264,7 +264,7 @@ int job_store_delete(struct job_store *store, int64_t id, struct error *err)
 int job_store_start(struct job_store *store, int64_t id, const struct job_start *start, struct error *err)
 {
     struct job job;
-    enum job_state next;
+    enum job_state next = JOB_STATE_REFUSED;
     int64_t step = start->checkpoint_step > 0 ? start->checkpoint_step : 0;
     int rc = store_begin(store, err);
     if (rc < 0)
@@ -274,10 +274,10 @@ int job_store_start(struct job_store *store, int64_t id, const struct job_start 
         rc = sql_run(store->writer, err,
                      "UPDATE jobs SET state = ?1, attempts = attempts + 1, started_ms = ?2, ended_ms = 0, outcome = '',"
                      " step = ?3, start_step = ?3, checkpoint_step = ?4, start_checkpoint = ?4, record_offset = ?5,"
-                     " start_boot_ms = ?6, latest_boot_ms = ?6, pid = ?7, start_ticks = ?8, boot_id = ?9,"
-                     " end_kind = 0, end_code = 0, end_message = '' WHERE id = ?10",
-                     "siiiiiiisi", job_state_name(next), store_now_ms(), step, start->checkpoint_step,
-                     start->record_offset, start->boot_ms, (int64_t)start->process.pid, start->process.start_ticks,
+                     " first_boot_ms = 0, latest_boot_ms = 0, pid = ?6, start_ticks = ?7, boot_id = ?8,"
+                     " end_kind = 0, end_code = 0, end_message = '' WHERE id = ?9",
+                     "siiiiiisi", job_state_name(next), store_now_ms(), step, start->checkpoint_step,
+                     start->record_offset, (int64_t)start->process.pid, start->process.start_ticks,
                      start->process.boot_id, id);
         if (rc >= 0)
             rc = sql_run(store->writer, err, "UPDATE events SET replaced = 1 WHERE job = ? AND step > ?", "ii", id,
@@ -293,7 +293,7 @@ int job_store_end(struct job_store *store, int64_t id, enum job_action action, c
                   int32_t deaths, struct error *err)
 {
     struct job job;
-    enum job_state next;
+    enum job_state next = JOB_STATE_REFUSED;
     int rc = store_begin(store, err);
     if (rc < 0)
         return rc;

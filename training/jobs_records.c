@@ -38,6 +38,8 @@ static int update_progress(struct job_store *store, int64_t id, int64_t to, cons
                      "UPDATE jobs SET step = iif(?1 >= 0, ?1, step), total_steps = iif(?2 >= 0, ?2, total_steps),"
                      " epoch = iif(?3 >= 0, ?3, epoch), checkpoint_step = iif(?4 >= 0, ?4, checkpoint_step),"
                      " latest = coalesce(?5, latest), outcome = coalesce(nullif(?6, ''), outcome),"
+                     " first_step = iif(?1 >= 0 AND first_boot_ms = 0, ?1, first_step),"
+                     " first_boot_ms = iif(?1 >= 0 AND first_boot_ms = 0, ?7, first_boot_ms),"
                      " latest_boot_ms = iif(?1 >= 0, ?7, latest_boot_ms), record_offset = ?8 WHERE id = ?9",
                      "iiiissiii", p->step, p->total_steps, p->epoch, p->checkpoint_step, p->latest, p->outcome,
                      p->boot_ms, to, id);

@@ -88,7 +88,7 @@ static int launch(struct job_runner *r, const struct job *job, int folder_fd, st
 // All of a start. On failure the job is queued as before. -EPERM: another action came first, which is no failure.
 static int start(struct job_runner *r, const struct job *job, struct error *err)
 {
-    struct job_start begin = {.boot_ms = runner_clock_ms(CLOCK_BOOTTIME)};
+    struct job_start begin = {0};
     struct watch *w = runner_add_watch(r, job->id);
     if (!w)
         return error_set(err, -ENOMEM, NULL, "out of memory");
