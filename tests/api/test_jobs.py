@@ -198,14 +198,12 @@ def test_progress_and_eta(jobs):
     number = jobs.submit(epochs=60)
     jobs.wait_step(number, 5 * STEPS_PER_EPOCH)
     early = jobs.job(number)
-    begun = time.monotonic()
     assert early["progress"]["total_steps"] == 60 * STEPS_PER_EPOCH and 0 < early["progress"]["fraction"] < 1
     assert early["process"] > 0 and early["eta_seconds"] > 0 and early["queue_position"] is None
     text = jobs.get("/metrics").body.decode()
     assert 'ddimd_jobs{state="running"} 1\n' in text and f'ddimd_training_step{{job="{number}"}}' in text
     assert "ddimd_jobs_trouble 0\n" in text
-    jobs.wait(number, "succeeded")
-    assert time.monotonic() - begun < 20 * early["eta_seconds"] + 5  # that it is a forecast at all; no more on a busy machine
+    assert jobs.wait(number, "succeeded")["eta_seconds"] is None
 
 
 # --------------------------------------------------------------------------- what is refused
