@@ -379,12 +379,12 @@ def test_a_job_that_keeps_dying_is_failed(jobs):
     number = jobs.submit(epochs=100000, checkpoint__save_freq=100000)
     for _ in range(2):
         eventually(lambda: jobs.job(number)["state"] == "running" and jobs.job(number)["progress"]["step"] > 2, "no step")
-        os.kill(trainer_of(jobs, number), signal.SIGSEGV)
+        os.kill(trainer_of(jobs, number), signal.SIGABRT)
         attempts = jobs.job(number)["attempts"]
         eventually(lambda: jobs.job(number)["attempts"] > attempts or jobs.job(number)["state"] == "failed", "no end")
     failed = jobs.job(number)
     assert failed["state"] == "failed" and failed["attempts"] == 2
-    assert failed["end"]["kind"] == "signal" and failed["end"]["signal"] == signal.SIGSEGV
+    assert failed["end"]["kind"] == "signal" and failed["end"]["signal"] == signal.SIGABRT
     assert "without a new checkpoint" in failed["end"]["message"]
 
 

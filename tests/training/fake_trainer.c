@@ -90,8 +90,11 @@ static void die_if_due(struct run *r)
     if (s.st_size >= times || write(fd, "x", 1) != 1)
         return;
     fprintf(stderr, "fake_trainer: dies on demand\n");
-    if (number(r, "die_signal"))
-        raise((int)number(r, "die_signal"));
+    int with = (int)number(r, "die_signal");
+    if (with) {
+        signal(with, SIG_DFL); // sanitizers handle some
+        raise(with);
+    }
     exit((int)number(r, "die_exit"));
 }
 
