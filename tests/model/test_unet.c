@@ -398,7 +398,7 @@ static void check_batches(const struct model_config *model, int32_t height, int3
         }
         for (size_t k = 0; k < sizeof(batch_sizes) / sizeof(batch_sizes[0]); k++) {
             check_part(&n, &b, 0, batch_sizes[k], alone);
-            if (batch_sizes[k] < MAX_ROWS)
+            if (batch_sizes[k] < MAX_ROWS / 2)
                 check_part(&n, &b, MAX_ROWS - batch_sizes[k], batch_sizes[k], alone);
         }
         free_batch(&b);
