@@ -109,6 +109,8 @@ void work_begin(struct exchange *x, void (*next)(struct exchange *x))
         exchange_fail(x, PROBLEM_INTERNAL, "no random number for the seed");
         return;
     }
+    if (!w->fields.has_seed)
+        w->fields.seed >>= 11; // 53 bits: what JavaScript and jq keep exactly
     w->model = model_store_resident(x->api->options.models, *name ? name : NULL);
     w->finish = next;
     if (w->model)

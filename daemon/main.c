@@ -1,5 +1,6 @@
 /* main.c: ddimd, the program. Exit status: 0 stopped as asked, 1 not started, 2 wrong options, 3 device lost. */
 #include "daemon/daemon.h"
+#include "kernels/backend.h"
 
 #include <stdlib.h>
 #include <syslog.h>
@@ -23,6 +24,7 @@ static int run(const struct options *o)
 
 int main(int argc, char **argv)
 {
+    backend_cpu_settle(argv);
     static struct options o;
     struct error err = {0};
     enum command command = COMMAND_RUN;

@@ -125,6 +125,11 @@ struct backend {
                  const struct adamw *o);
 };
 
+/* Called first in main(): OpenMP threads that wait for one another spin for milliseconds by default, which starves
+ * whatever else runs on a busy machine, other ddimd processes included. Runs the program once again with a short spin
+ * in its environment (libgomp reads it before main), unless the environment says something about it already. */
+void backend_cpu_settle(char *const *argv);
+
 extern const struct backend backend_cpu;
 
 /* "auto", "cpu", "cuda": the backend, or NULL with err saying why in one plain sentence. */

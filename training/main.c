@@ -1,5 +1,6 @@
 /* main.c: the program ddimd-train: its command line, its signals, its exit codes.
  */
+#include "kernels/backend.h"
 #include "training/export.h"
 #include "training/trainer.h"
 
@@ -227,6 +228,7 @@ static int export_to(const struct arguments *a)
 
 int main(int argc, char **argv)
 {
+    backend_cpu_settle(argv);
     struct arguments a = {0};
     bool exports = argc > 1 && strcmp(argv[1], "export") == 0;
     int r = read_arguments(argc - exports, argv + exports, &a);
