@@ -312,10 +312,11 @@ int train_config_load(const char *path, const char *const *sets, int32_t n_sets,
 
 /* Keys that a step's bits depend on; a NULL second part means the whole object or value. */
 static const char *const fixed_keys[][2] = {
-    {"model", NULL},           {"diffusion", NULL},     {"dataset", "kind"},       {"dataset", "train"},
-    {"dataset", "image_size"}, {"dataset", "mode"},     {"dataset", "batch_size"}, {"dataset", "shuffle"},
-    {"dataset", "drop_last"},  {"dataset", "flip"},     {"validation", NULL},      {"micro_batch", NULL},
-    {"label_dropout", NULL},   {"min_snr_gamma", NULL}, {"antithetic", NULL},      {"seed", NULL},
+    {"model", NULL},           {"diffusion", NULL},       {"dataset", "kind"},
+    {"dataset", "train"},      {"dataset", "image_size"}, {"dataset", "mode"},
+    {"dataset", "batch_size"}, {"dataset", "shuffle"},    {"dataset", "drop_last"},
+    {"dataset", "flip"},       {"validation", NULL},      {"micro_batch", NULL},
+    {"label_dropout", NULL},   {"antithetic", NULL},      {"seed", NULL},
     {"precision", NULL},
 };
 
