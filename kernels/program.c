@@ -17,10 +17,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Images per plan. Inference: convolutions on small images want several at once; from 4 to 8 they still gain 3 to 4 %,
- * from 8 to 16 nothing, and arenas grow in proportion. Training: every pass costs a sum over all parameters, every
+/* Images per plan. Inference: convolutions on small images want several at once; the whole network takes as long with 4
+ * as with 8 (docs/SPEED.md), and arenas grow in proportion. Training: every pass costs a sum over all parameters, every
  * image the memory of its activations. */
-enum { DEFAULT_STRAND_IMAGES = 8, DEFAULT_STRAND_IMAGES_TRAINING = 16 };
+enum { DEFAULT_STRAND_IMAGES = 4, DEFAULT_STRAND_IMAGES_TRAINING = 16 };
 
 /* One graph for `rows` images, lowered for each strand that runs it. */
 struct compiled {
