@@ -374,13 +374,21 @@ int lower_conv2d(struct device *d, const struct lowering *l, struct primitive **
 /* ---- gradient of the input ---- */
 
 /* The forward convolution whose gradient is wanted, hint for its backward primitives. */
-int conv_forward_hint(struct device *d, const struct conv_shape *s, int n_threads, dnnl_primitive_desc_t *ret_pd,
-                      struct error *err)
+int conv_backward_create(struct device *d, const struct conv_shape *s, const dnnl_convolution_desc_t *desc,
+                         int n_threads, dnnl_primitive_desc_t *ret_pd, struct error *err)
 {
-    dnnl_convolution_desc_t desc;
-    int rc = conv_describe(s, false, &desc, err);
-    desc.prop_kind = dnnl_forward_training;
-    return rc ? rc : onednn_descriptor_create(d, &desc, NULL, false, n_threads, ret_pd, err);
+    dnnl_convolution_desc_t forward;
+    dnnl_primitive_desc_t hint = NULL;
+    int rc = conv_describe(s, false, &forward, err);
+    if (!rc) {
+        forward.prop_kind = dnnl_forward_training;
+        rc = onednn_descriptor_create(d, &forward, NULL, false, n_threads, &hint, err);
+    }
+    if (!rc)
+        rc = onednn_descriptor_create(d, desc, hint, false, n_threads, ret_pd, err);
+    if (hint)
+        dnnl_primitive_desc_destroy(hint);
+    return rc ? conv_unsupported(s, rc, err) : 0;
 }
 
 static int describe_backward_data(const struct conv_shape *s, dnnl_convolution_desc_t *ret_desc, struct error *err)
@@ -406,21 +414,15 @@ static int add_backward_call(struct convolution *c, const struct lowering *l, co
                              struct error *err)
 {
     dnnl_convolution_desc_t desc;
-    dnnl_primitive_desc_t hint = NULL, pd = NULL;
-    int rc = conv_forward_hint(c->device, s, c->n_threads, &hint, err);
+    dnnl_primitive_desc_t pd = NULL;
+    int rc = describe_backward_data(s, &desc, err);
     if (!rc)
-        rc = describe_backward_data(s, &desc, err);
+        rc = conv_backward_create(c->device, s, &desc, c->n_threads, &pd, err);
     if (!rc)
-        rc = onednn_descriptor_create(c->device, &desc, hint, false, c->n_threads, &pd, err);
-    if (rc)
-        rc = conv_unsupported(s, rc, err);
-    else
         rc = fill_call(c, l, pd, &backward_roles, &(struct pack_request){.kind = PACK_FORWARD, .param = param}, NULL,
                        err);
     if (pd)
         dnnl_primitive_desc_destroy(pd);
-    if (hint)
-        dnnl_primitive_desc_destroy(hint);
     return rc;
 }
 

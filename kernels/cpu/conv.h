@@ -18,9 +18,10 @@ struct conv_shape {
 struct conv_shape conv_same_padding(const struct operand *x, enum dtype tx, enum dtype ty, const struct tensor *w,
                                     int32_t k, int32_t stride, int32_t scale);
 int conv_describe(const struct conv_shape *s, bool bias, dnnl_convolution_desc_t *ret_desc, struct error *err);
-/* The forward convolution whose gradient is wanted: oneDNN's hint for a backward primitive. */
-int conv_forward_hint(struct device *d, const struct conv_shape *s, int n_threads, dnnl_primitive_desc_t *ret_pd,
-                      struct error *err);
+/* A backward primitive's descriptor, from its description and, as oneDNN wants for a hint, the forward convolution s.
+ * 0, or as conv_unsupported(). The caller destroys *ret_pd. */
+int conv_backward_create(struct device *d, const struct conv_shape *s, const dnnl_convolution_desc_t *desc,
+                         int n_threads, dnnl_primitive_desc_t *ret_pd, struct error *err);
 /* rc; where that is -ENOTSUP, err names the shape. */
 int conv_unsupported(const struct conv_shape *s, int rc, struct error *err);
 

@@ -135,20 +135,17 @@ static void place_scratch(struct weight_gradient *g)
 static int create_call(struct weight_gradient *g, const struct lowering *l, struct error *err)
 {
     dnnl_convolution_desc_t desc;
-    dnnl_primitive_desc_t hint = NULL, pd = NULL;
+    dnnl_primitive_desc_t pd = NULL;
     const struct tensor *dw = &l->graph->tensors[l->node->out[0]];
     struct conv_shape s =
         conv_same_padding(&g->x, g->compute, g->compute, dw, dw->dim[0], l->node->attr.stride, g->spread_x ? 2 : 1);
-    int rc = conv_forward_hint(g->device, &s, g->n_threads, &hint, err);
+    int rc = describe(&s, operand_exists(&g->db), &desc, err);
     if (!rc)
-        rc = describe(&s, operand_exists(&g->db), &desc, err);
+        rc = conv_backward_create(g->device, &s, &desc, g->n_threads, &pd, err);
     if (!rc)
-        rc = onednn_descriptor_create(g->device, &desc, hint, false, g->n_threads, &pd, err);
-    rc = rc ? conv_unsupported(&s, rc, err) : add_arguments(g, pd, err);
+        rc = add_arguments(g, pd, err);
     if (pd)
         dnnl_primitive_desc_destroy(pd);
-    if (hint)
-        dnnl_primitive_desc_destroy(hint);
     return rc;
 }
 
