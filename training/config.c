@@ -310,7 +310,8 @@ int train_config_load(const char *path, const char *const *sets, int32_t n_sets,
 
 /* ---- going on with a run ---- */
 
-/* Keys that a step's bits depend on; a NULL second part means the whole object or value. */
+/* Keys that must not change under a run; a NULL second part means the whole object or value. Those of the optimizer and
+ * min_snr_gamma may: they change the steps to come, as a person who sets them means. */
 static const char *const fixed_keys[][2] = {
     {"model", NULL},           {"diffusion", NULL},       {"dataset", "kind"},
     {"dataset", "train"},      {"dataset", "image_size"}, {"dataset", "mode"},

@@ -92,7 +92,8 @@ int train_config_load(const char *path, const char *const *sets, int32_t n_sets,
 json_t *train_config_json(const struct train_config *c);
 
 /* Whether a run that began with `then` can go on with `now`: everything that the steps depend on must be equal except
- * the optimizer's numbers, epochs and what is only written or watched. 0, or -EINVAL with the first key that differs.
+ * the optimizer's numbers, min_snr_gamma, epochs and what is only written or watched. 0, or -EINVAL with the first key
+ * that differs.
  */
 int train_config_compatible(const struct train_config *then, const struct train_config *now, struct error *err);
 

@@ -136,6 +136,8 @@ static void test_compatible(void **state)
     assert_int_equal(train_config_compatible(&a, &b, &err), 0);
     assert_int_equal(load_with("dataset.path=elsewhere", &b, &err), 0);
     assert_int_equal(train_config_compatible(&a, &b, &err), 0);
+    assert_int_equal(load_with("min_snr_gamma=5", &b, &err), 0);
+    assert_int_equal(train_config_compatible(&a, &b, &err), 0);
     assert_int_equal(load_with("dataset.batch_size=32", &b, &err), 0);
     assert_int_equal(train_config_compatible(&a, &b, &err), -EINVAL);
     assert_string_equal(err.field, "dataset.batch_size");
