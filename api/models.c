@@ -11,20 +11,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-int api_acquire_model(struct api *a, const char *name, struct resident_model **ret_model, struct error *err)
-{
-    int rc = -ENOENT;
-    for (int i = 0; i < 16 && rc == -ENOENT; i++) // it may be unloaded by another between its load and here
-        rc = model_store_acquire(a->options.models, name, ret_model, err);
-    return rc;
-}
-
 void api_model_problem(const char *name, int rc, const struct error *err, struct problem *ret_problem)
 {
-    enum problem_kind kind = rc == -ENOENT   ? PROBLEM_NO_SUCH_MODEL
-                             : rc == -ENOMEM ? PROBLEM_OUT_OF_MEMORY
-                             : rc == -EIO    ? PROBLEM_DEVICE_LOST
-                                             : PROBLEM_BAD_MODEL;
+    enum problem_kind kind = rc == -ENOENT      ? PROBLEM_NO_SUCH_MODEL
+                             : rc == -ENOMEM    ? PROBLEM_OUT_OF_MEMORY
+                             : rc == -EIO       ? PROBLEM_DEVICE_LOST
+                             : rc == -ESHUTDOWN ? PROBLEM_DRAINING
+                                                : PROBLEM_BAD_MODEL;
     problem_from_error(ret_problem, kind, err);
     snprintf(ret_problem->field, sizeof(ret_problem->field), "model");
     if (!err->message[0])
@@ -80,7 +73,7 @@ static void describe_aside(struct exchange *x)
 static void load_aside(struct exchange *x)
 {
     struct error err = {0};
-    int rc = api_acquire_model(x->api, x->name, &x->aside.model, &err);
+    int rc = model_store_acquire(x->api->options.models, x->name, &x->aside.model, &err);
     if (rc)
         store_problem(x, rc, &err);
     else
@@ -102,7 +95,7 @@ static void default_aside(struct exchange *x)
 {
     struct error err = {0};
     struct model_store *m = x->api->options.models;
-    int rc = api_acquire_model(x->api, x->name, &x->aside.model, &err);
+    int rc = model_store_acquire(x->api->options.models, x->name, &x->aside.model, &err);
     if (rc == 0)
         rc = model_store_set_default(m, x->name, &err);
     if (rc)

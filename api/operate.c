@@ -21,6 +21,21 @@ void handle_healthz(struct exchange *x)
 
 /* ---- readiness ---- */
 
+enum { SHOWN_S = 30 }; // within which a real step must have shown that the device is well
+
+/* What of the device speaks against it, NULL: nothing. */
+static const char *device_unwell(struct api *a, const struct scheduler_stats *stats)
+{
+    const int64_t limit_ns = INT64_C(1000000000) * SHOWN_S;
+    if (now_ns() - atomic_load(&a->alive_ns) > limit_ns)
+        return "the device's worker does not turn";
+    if (stats->models == 0)
+        return "no model is resident";
+    if (scheduler_now_ns(a->options.scheduler) - stats->shown_ns > limit_ns)
+        return "the device has shown no good step lately";
+    return NULL;
+}
+
 static void check_write(struct text *t, const char *name, bool ok, const char *detail)
 {
     json_open(t, '{');
@@ -34,14 +49,19 @@ static void checks_write(struct api *a, const struct scheduler_stats *stats, str
 {
     char detail[128];
     int state = atomic_load(&a->state);
+    double shown = (double)(scheduler_now_ns(a->options.scheduler) - stats->shown_ns) / 1e9;
     double alive = (double)(now_ns() - atomic_load(&a->alive_ns)) / 1e9;
     json_key(t, "checks");
     json_open(t, '[');
-    check_write(t, "model", state != API_STARTING, state == API_STARTING ? "being loaded" : "resident");
+    snprintf(detail, sizeof(detail), "%lld resident", (long long)stats->models);
+    check_write(t, "model", stats->models > 0 && state != API_STARTING,
+                state == API_STARTING ? "being loaded" : detail);
     check_write(t, "draining", state != API_DRAINING, state == API_DRAINING ? "the daemon is stopping" : "no");
     check_write(t, "device", !stats->device_lost, stats->device_lost ? "lost" : a->options.device);
+    snprintf(detail, sizeof(detail), "the last good step was %.1f s ago", shown > 0 ? shown : 0);
+    check_write(t, "step", stats->shown_ns && shown < SHOWN_S, detail);
     snprintf(detail, sizeof(detail), "the device's worker turned %.1f s ago", alive > 0 ? alive : 0);
-    check_write(t, "worker", alive < 30, detail);
+    check_write(t, "worker", alive < SHOWN_S, detail);
     json_close(t, ']');
 }
 
@@ -63,8 +83,8 @@ void handle_readyz(struct exchange *x)
     struct text t = {0};
     const char *reason = api_unready(x->api);
     scheduler_stats(x->api->options.scheduler, &stats);
-    if (!reason && now_ns() - atomic_load(&x->api->alive_ns) > INT64_C(30000000000))
-        reason = "the device's worker does not turn";
+    if (!reason)
+        reason = device_unwell(x->api, &stats);
     json_open(&t, '{');
     json_key(&t, "ready"), json_bool(&t, !reason);
     if (reason)

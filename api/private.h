@@ -41,8 +41,7 @@ bool api_check_ready(struct exchange *x);
 /* Why it is not ready, NULL where it is. */
 const char *api_unready(struct api *a);
 
-/* model_store_acquire() on a helper thread (NULL: the default), and what its failure is for a client. */
-int api_acquire_model(struct api *a, const char *name, struct resident_model **ret_model, struct error *err);
+/* What a failure of model_store_acquire() is for a client. name: "" is the default. */
 void api_model_problem(const char *name, int rc, const struct error *err, struct problem *ret_problem);
 
 /* Column of api.answers; the last one is for codes without a column of their own. */

@@ -63,7 +63,7 @@ static void model_acquire(struct exchange *x)
 {
     struct error err = {0};
     const char *name = x->work->fields.model;
-    int rc = api_acquire_model(x->api, *name ? name : NULL, &x->aside.model, &err);
+    int rc = model_store_acquire(x->api->options.models, *name ? name : NULL, &x->aside.model, &err);
     if (rc)
         api_model_problem(name, rc, &err, &x->aside.problem);
 }

@@ -59,7 +59,10 @@ static int events_open(struct daemon *d, struct error *err)
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     d->signal_fd = signalfd(-1, &set, SFD_CLOEXEC);
     d->lost_fd = eventfd(0, EFD_CLOEXEC);
-    return d->signal_fd < 0 || d->lost_fd < 0 ? error_set(err, -errno, NULL, "no descriptors: %s", strerror(errno)) : 0;
+    d->load.fd = eventfd(0, EFD_CLOEXEC);
+    return d->signal_fd < 0 || d->lost_fd < 0 || d->load.fd < 0
+               ? error_set(err, -errno, NULL, "no descriptors: %s", strerror(errno))
+               : 0;
 }
 
 static int socket_open(struct daemon *d, struct error *err)
@@ -85,6 +88,7 @@ static int scheduler_open(struct daemon *d, struct error *err)
                                   .max_row_steps = o->max_queue_row_steps,
                                   .max_bytes = o->max_queue_mib * MIB,
                                   .max_client_row_steps = o->max_client_row_steps,
+                                  .probe_ns = 10 * SECOND_NS,
                                   .alive = on_alive,
                                   .device_lost = on_device_lost,
                                   .context = d};
@@ -155,18 +159,54 @@ static int http_open(struct daemon *d, struct error *err)
     return api_listen(api, fd, err);
 }
 
-static int default_load(struct daemon *d, struct error *err)
+/* Takes the signal that has come: left pending, it would end the process once signals_restore() lets it through. */
+static void signal_take(struct daemon *d)
 {
+    struct signalfd_siginfo info;
+    if (read(d->signal_fd, &info, sizeof(info)) == sizeof(info))
+        log_line(&d->log, LOG_INFO, "%s: stopping", info.ssi_signo == SIGINT ? "SIGINT" : "SIGTERM");
+}
+
+static void *load_main(void *context)
+{
+    struct daemon *d = context;
     struct resident_model *m = NULL;
     int64_t begun = monotonic_ns();
-    sd_notify(0, "STATUS=Loading the default model");
-    int rc = model_store_acquire(d->models, NULL, &m, err);
-    if (rc)
-        return rc;
-    log_line(&d->log, LOG_INFO, "model %s: %" PRId64 " parameters, %.1f MiB, %d rows a step, loaded in %.2f s", m->name,
-             m->parameters, (double)m->bytes / (double)MIB, m->max_rows, (double)(monotonic_ns() - begun) / 1e9);
+    d->load.result = model_store_acquire(d->models, NULL, &m, &d->load.err);
+    if (m)
+        log_line(&d->log, LOG_INFO, "model %s: %" PRId64 " parameters, %.1f MiB, %d rows a step, loaded in %.2f s",
+                 m->name, m->parameters, (double)m->bytes / (double)MIB, m->max_rows,
+                 (double)(monotonic_ns() - begun) / 1e9);
     model_release(m);
-    return 0;
+    eventfd_write(d->load.fd, 1);
+    return NULL;
+}
+
+/* Loads the default model in a thread of its own, so that a signal ends the wait: then -ECANCELED, and the thread is
+ * left to daemon_stop(). */
+static int default_load(struct daemon *d, struct error *err)
+{
+    struct pollfd fds[] = {{d->signal_fd, POLLIN, 0}, {d->load.fd, POLLIN, 0}};
+    sd_notify(0, "STATUS=Loading the default model");
+    int rc = pthread_create(&d->load.thread, NULL, load_main, d);
+    if (rc)
+        return error_set(err, -rc, NULL, "no thread to load the default model");
+    d->load.running = true;
+    while (poll(fds, 2, -1) < 0 && errno == EINTR)
+        ;
+    if (!fds[1].revents) {
+        signal_take(d);
+        return error_set(err, -ECANCELED, NULL, "stopped while the default model was loading");
+    }
+    *err = d->load.err;
+    return d->load.result;
+}
+
+static void load_end(struct daemon *d)
+{
+    if (d->load.running)
+        pthread_join(d->load.thread, NULL);
+    d->load.running = false;
 }
 
 static void watchdog_init(struct daemon *d)
@@ -214,7 +254,6 @@ int daemon_start(struct daemon *d, struct error *err)
 int daemon_wait(struct daemon *d)
 {
     struct pollfd fds[] = {{d->signal_fd, POLLIN, 0}, {d->lost_fd, POLLIN, 0}};
-    struct signalfd_siginfo info;
     while (poll(fds, 2, -1) < 0 && errno == EINTR)
         ;
     if (fds[1].revents) {
@@ -222,8 +261,7 @@ int daemon_wait(struct daemon *d)
         sd_notify(0, "STATUS=The device failed");
         return EXIT_DEVICE_LOST;
     }
-    if (read(d->signal_fd, &info, sizeof(info)) == sizeof(info))
-        log_line(&d->log, LOG_INFO, "%s: stopping", info.ssi_signo == SIGINT ? "SIGINT" : "SIGTERM");
+    signal_take(d);
     return EXIT_SUCCESS;
 }
 
@@ -256,6 +294,7 @@ void daemon_stop(struct daemon *d)
     signals_restore();
     if (api)
         requests_drain(d, api);
+    load_end(d);
     model_store_close(d->models);
     scheduler_free(d->scheduler);
     api_free(api);
@@ -267,5 +306,7 @@ void daemon_stop(struct daemon *d)
         close(d->signal_fd);
     if (d->lost_fd >= 0)
         close(d->lost_fd);
+    if (d->load.fd >= 0)
+        close(d->load.fd);
     log_line(&d->log, LOG_INFO, "stopped");
 }

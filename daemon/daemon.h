@@ -8,6 +8,7 @@
 #include "daemon/log.h"
 #include "daemon/options.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 enum { EXIT_DEVICE_LOST = 3 };
@@ -24,12 +25,19 @@ struct daemon {
     _Atomic(struct api *) api; // NULL until it is there: the worker turns before
     int lost_fd;               // an eventfd, set once the device is lost
     int signal_fd;             // SIGTERM, SIGINT
-    int64_t watchdog_ns;       // between pings; 0: the service manager wants none
+    struct {
+        pthread_t thread;
+        bool running;
+        int fd; // an eventfd, set at its end
+        int result;
+        struct error err;
+    } load;              // of the default model
+    int64_t watchdog_ns; // between pings; 0: the service manager wants none
     _Atomic int64_t pinged_ns;
 };
 
 /* From options to a socket that answers, with the default model resident; says so to the service manager. On failure
- * the caller still calls daemon_stop(). 0 or a negative errno. */
+ * the caller still calls daemon_stop(). 0, -ECANCELED (a signal came before it was ready) or a negative errno. */
 int daemon_start(struct daemon *d, struct error *err);
 /* Waits for a signal or for the loss of the device. Returns the exit status that it asks for. */
 int daemon_wait(struct daemon *d);

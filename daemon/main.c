@@ -2,6 +2,7 @@
 #include "daemon/daemon.h"
 #include "kernels/backend.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <syslog.h>
 
@@ -10,14 +11,16 @@ enum { EXIT_NOT_STARTED = 1, EXIT_WRONG_OPTIONS = 2 };
 static int run(const struct options *o)
 {
     static const int priorities[] = {LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG};
-    struct daemon d = {.options = o, .listener = {.fd = -1}, .signal_fd = -1, .lost_fd = -1};
+    struct daemon d = {.options = o, .listener = {.fd = -1}, .signal_fd = -1, .lost_fd = -1, .load.fd = -1};
     struct error err = {0};
     log_init(&d.log, priorities[o->log_level]);
-    int status = EXIT_NOT_STARTED;
-    if (daemon_start(&d, &err) == 0)
+    int status = EXIT_NOT_STARTED, rc = daemon_start(&d, &err);
+    if (rc == 0)
         status = daemon_wait(&d);
-    else
-        log_line(&d.log, LOG_ERR, "%s", err.message);
+    else if (rc == -ECANCELED)
+        status = EXIT_SUCCESS;
+    if (rc)
+        log_line(&d.log, rc == -ECANCELED ? LOG_INFO : LOG_ERR, "%s", err.message);
     daemon_stop(&d);
     return status;
 }

@@ -167,7 +167,7 @@ struct generation_state admit_ghost(struct generation *g, struct account *a);
 /* worker.c */
 void *scheduler_worker(void *scheduler);   // the thread's main
 bool worker_run_post(struct scheduler *s); // the next posted call; false: none
-int worker_call(struct scheduler *s, int (*call)(void *context), void *context, bool even_if_lost);
+int worker_call(struct scheduler *s, int (*call)(void *context), void *context, bool always);
 
 /* turn.c */
 void deliver_ended(struct scheduler *s); // without the lock

@@ -211,18 +211,6 @@ static int load_entry(struct model_store *m, struct entry *e, const struct file_
     return rc;
 }
 
-/* One thread loads, the others wait and share its answer. Lock held. */
-static int load_or_wait(struct model_store *m, struct entry *e, const struct file_version *version, struct error *err)
-{
-    if (!e->loading)
-        return load_entry(m, e, version, err);
-    for (uint64_t attempt = e->attempts; e->loading && e->attempts == attempt;)
-        pthread_cond_wait(&m->loaded, &m->lock);
-    if (e->failure.code && err)
-        *err = e->failure;
-    return e->failure.code;
-}
-
 /* Nothing is resident, and this version of the file has been found to be bad: it is not read again. Lock held. */
 static bool known_bad(const struct entry *e, const struct file_version *version)
 {
@@ -248,6 +236,39 @@ static struct resident_model *use(struct model_store *m, struct entry *e)
     return e->resident;
 }
 
+/* One thread loads, the others wait and share its answer. *ret_again: it went well, but what was loaded was unloaded
+ * again before this thread woke up. Lock held. */
+static int load_or_wait(struct model_store *m, struct entry *e, const struct file_version *version, bool *ret_again,
+                        struct error *err)
+{
+    if (!e->loading)
+        return load_entry(m, e, version, err); // returns with the lock held: nobody unloads it
+    for (uint64_t attempt = e->attempts; e->loading && e->attempts == attempt;)
+        pthread_cond_wait(&m->loaded, &m->lock);
+    *ret_again = !e->failure.code && !e->resident;
+    if (e->failure.code && err)
+        *err = e->failure;
+    return e->failure.code;
+}
+
+/* Until e holds what is wanted, or it cannot. Each pass waits for a load by another or ends. Lock held. */
+static int entry_make_resident(struct model_store *m, struct entry *e, bool file_exists,
+                               const struct file_version *version, bool strict, struct error *err)
+{
+    int rc = 0;
+    for (bool again = true; again && rc == 0;) {
+        again = false;
+        if (!strict && known_bad(e, version)) {
+            rc = e->failure.code;
+            if (err)
+                *err = e->failure;
+        } else if (!usable(e, file_exists, version, strict)) {
+            rc = load_or_wait(m, e, version, &again, err);
+        }
+    }
+    return rc && !strict && e->resident ? 0 : rc; // the older version serves on
+}
+
 static int acquire(struct model_store *m, const char *wanted, bool strict, struct resident_model **ret_model,
                    struct error *err)
 {
@@ -266,17 +287,9 @@ static int acquire(struct model_store *m, const char *wanted, bool strict, struc
             *err = missing;
     } else if (!e) {
         rc = error_set(err, -ENOMEM, NULL, "no memory");
-    } else if (!strict && known_bad(e, &version)) {
-        rc = e->failure.code;
-        if (err)
-            *err = e->failure;
-    } else if (!usable(e, found == 0, &version, strict)) {
-        rc = load_or_wait(m, e, &version, err);
-        if (rc && !strict && e->resident) // the older version serves on
-            rc = 0;
+    } else {
+        rc = entry_make_resident(m, e, found == 0, &version, strict, err);
     }
-    if (rc == 0 && !e->resident) // unloaded while this thread woke up
-        rc = error_set(err, -ENOENT, "model", "the model \"%s\" was unloaded", name);
     if (rc == 0)
         *ret_model = use(m, e);
     pthread_mutex_unlock(&m->lock);

@@ -22,7 +22,6 @@ struct resident_model {
     struct model_config model;
     struct diffusion_config diffusion;
     struct data_config data;
-    json_t *training; // or NULL; not to be changed
     char digest[CHECKPOINT_DIGEST_CHARS + 1];
     enum dtype precision;
     int64_t parameters;
@@ -53,7 +52,7 @@ void model_store_close(struct model_store *m);
 /* A reference to the resident model (name NULL: the default), loading it where it is not resident or where its file
  * was replaced; a load that another thread began is waited for. 0, -ENOENT (err->nearest), -EINVAL (bad name, bad
  * file), -ENOTSUP (the device cannot run it), -ENOMEM (device memory, or the limit), -ERANGE (its canary step is not
- * finite), -EIO. */
+ * finite), -EIO, -ESHUTDOWN (the scheduler stopped). */
 int model_store_acquire(struct model_store *m, const char *name, struct resident_model **ret_model, struct error *err);
 /* As acquire, for an order to load: a replaced file that cannot be loaded is an error here, while acquire goes on with
  * the model that is resident and says so in the list. */

@@ -145,6 +145,8 @@ int scheduler_attach(struct scheduler *s, const struct stepper *stepper, struct 
     pthread_mutex_lock(&s->lock);
     m->next = s->models;
     s->models = m;
+    s->stats.models++;
+    s->stats.shown_ns = scheduler_now_ns(s);
     pthread_mutex_unlock(&s->lock);
     *ret_lane = m;
     return 0;
@@ -159,6 +161,7 @@ static int detach_call(void *context)
     while (*link != m)
         link = &(*link)->next;
     *link = m->next;
+    s->stats.models--;
     pthread_mutex_unlock(&s->lock);
     model_lane_free(m);
     return 0;

@@ -98,27 +98,31 @@ struct scheduler_options {
     void (*device_lost)(void *context);
     void *context;
     bool no_worker; // tests: turned by scheduler_turn(), calls run in the caller
+    /* After so long without a step, a free lane runs one step of nobody's, so that a device that fails is noticed
+     * before a request is. 0: never. */
+    int64_t probe_ns;
 };
 
 struct scheduler;
 /* 0, -ENOMEM, -EAGAIN (no thread). o is copied. */
 int scheduler_create(const struct scheduler_options *o, struct scheduler **ret_scheduler, struct error *err);
 /* Ends the worker after the step it is in; what is left ends with -ESHUTDOWN, in the caller's thread, which is from
- * then on the worker: scheduler_call() runs in it. Idempotent. */
+ * then on the worker: scheduler_post() and scheduler_detach() run in it. Idempotent. */
 void scheduler_stop(struct scheduler *s);
 /* Stops; every model must be detached. NULL is fine. */
 void scheduler_free(struct scheduler *s);
 int64_t scheduler_now_ns(const struct scheduler *s);
 
-/* Attaches one model's lanes; the stepper is copied (its self and measurements must live until detach). 0, -ENOMEM,
- * -EINVAL (sizes). */
+/* Attaches one model's lanes, which have just been tried; the stepper is copied (its self and measurements must live
+ * until detach). 0, -ENOMEM, -EINVAL (sizes). */
 int scheduler_attach(struct scheduler *s, const struct stepper *stepper, struct model_lane **ret_lane);
 /* No new requests (they get -ESHUTDOWN); returns when its lanes are empty. On the worker itself nothing may be left of
  * its requests but ones in done(). NULL is fine. */
 void scheduler_detach(struct scheduler *s, struct model_lane *lane);
 
 /* Runs call(context) on the device's worker between two steps and returns its value: loading, measuring, canaries. On
- * the worker itself: at once. -EIO when the device is lost (call is not run). */
+ * the worker itself: at once. -EIO when the device is lost, -ESHUTDOWN when stopped (call is not run then): a load
+ * under way ends at its next call. */
 int scheduler_call(struct scheduler *s, int (*call)(void *context), void *context);
 /* As scheduler_call() without waiting, also when the device is lost: to free what the device holds. From any thread,
  * callbacks included. The entry is the caller's, lives until call() begins; it may free it. */
@@ -177,7 +181,9 @@ struct scheduler_stats {
     int64_t requests, images, row_steps, bytes; // held now, of all models
     int64_t active_lanes;                       // images that hold a slot, running or paused
     int64_t last_step_lanes, last_step_ns;      // of the last good step; clock at its end, 0: none yet
-    int64_t steps, lane_steps, joins, leaves;   // since start, as are the following; joins = leaves when idle
+    int64_t shown_ns; // when the device last showed that it works: a good step, a probe, a model's trial before attach
+    int64_t models;   // attached
+    int64_t steps, lane_steps, joins, leaves; // since start, as are the following; joins = leaves when idle
     int64_t submitted, completed, cancelled, timed_out, failed; // requests; failed: every other status
     int64_t failed_lanes;                                       // whose state was not finite
     int64_t refused[REFUSAL_COUNT];

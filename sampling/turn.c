@@ -163,7 +163,7 @@ static void book(struct model_lane *m, int32_t n, int64_t from_ns, int64_t to_ns
     s->stats.steps++;
     s->stats.lane_steps += n;
     s->stats.last_step_lanes = n;
-    s->stats.last_step_ns = to_ns;
+    s->stats.last_step_ns = s->stats.shown_ns = to_ns;
     for (int32_t k = 0; k < n; k++) {
         if (!m->finite[k]) {
             s->stats.failed_lanes++;
@@ -232,6 +232,31 @@ static int step_lanes(struct model_lane *m, int32_t n, int64_t *ret_from_ns, int
     return read_lanes(m, n);
 }
 
+/* Nothing to do: when that has lasted, one lane of a model runs one step. */
+static void probe(struct scheduler *s, int64_t now_ns)
+{
+    static const struct step_row row = {.alpha = 1, .a = 1}; // the state stays; what the network says counts as 0
+    pthread_mutex_lock(&s->lock);
+    bool due = s->o.probe_ns > 0 && now_ns - s->stats.shown_ns >= s->o.probe_ns && !s->stats.device_lost;
+    struct model_lane *m = due ? s->models : NULL; // detached on this thread only
+    while (m && m->n_free == 0)
+        m = m->next;
+    struct lane_step lane = {.slot = m ? m->free_slots[m->n_free - 1] : 0, .guidance = 1, .row = &row, .draw = 1};
+    pthread_mutex_unlock(&s->lock);
+    if (!m)
+        return;
+    int rc = m->stepper.start(m->stepper.self, lane.slot, 0, 0);
+    if (rc == 0)
+        rc = m->stepper.step(m->stepper.self, &lane, 1, m->finite);
+    if (rc == -EIO) {
+        fail_all(s);
+    } else if (rc == 0 && m->finite[0]) {
+        pthread_mutex_lock(&s->lock);
+        s->stats.shown_ns = scheduler_now_ns(s);
+        pthread_mutex_unlock(&s->lock);
+    }
+}
+
 int scheduler_turn(struct scheduler *s)
 {
     struct model_lane *m = NULL;
@@ -243,8 +268,10 @@ int scheduler_turn(struct scheduler *s)
         prepare(m, n, now_ns);
     pthread_mutex_unlock(&s->lock);
     deliver_ended(s);
-    if (n == 0)
+    if (n == 0) {
+        probe(s, now_ns);
         return 0;
+    }
 
     if (step_lanes(m, n, &from_ns, &to_ns) == -EIO) {
         fail_all(s);

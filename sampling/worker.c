@@ -56,15 +56,15 @@ struct waited_call {
     int (*call)(void *context);
     void *context;
     int result;
-    bool even_if_lost, done;
+    bool always, done; // always: also when the device is lost or the scheduler stopped
 };
 
 static int run_call(struct waited_call *w)
 {
     pthread_mutex_lock(&w->s->lock);
-    bool lost = w->s->stats.device_lost && !w->even_if_lost;
+    bool lost = w->s->stats.device_lost, refused = (lost || w->s->stopping) && !w->always;
     pthread_mutex_unlock(&w->s->lock);
-    return lost ? -EIO : w->call(w->context);
+    return !refused ? w->call(w->context) : lost ? -EIO : -ESHUTDOWN;
 }
 
 static void run_waited(struct scheduler_post *post)
@@ -79,9 +79,9 @@ static void run_waited(struct scheduler_post *post)
     pthread_mutex_unlock(&s->lock);
 }
 
-int worker_call(struct scheduler *s, int (*call)(void *context), void *context, bool even_if_lost)
+int worker_call(struct scheduler *s, int (*call)(void *context), void *context, bool always)
 {
-    struct waited_call w = {{run_waited, NULL}, s, call, context, 0, even_if_lost, false};
+    struct waited_call w = {{run_waited, NULL}, s, call, context, 0, always, false};
     if (on_worker(s)) {
         pthread_mutex_lock(&s->inline_lock);
         int result = run_call(&w);

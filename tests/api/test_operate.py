@@ -1,6 +1,7 @@
 """Health, version, capabilities, metrics, the OpenAPI document, the page."""
 import re
 
+import support
 from support import eventually, parallel
 
 
@@ -10,7 +11,7 @@ def test_health(daemon):
     assert ready.status == 200 and ready.json() == {"ready": True}
     verbose = daemon.get("/v1/readyz?verbose").json()
     assert verbose["ready"] and all(c["ok"] for c in verbose["checks"])
-    assert {c["name"] for c in verbose["checks"]} == {"model", "draining", "device", "worker"}
+    assert {c["name"] for c in verbose["checks"]} == {"model", "draining", "device", "step", "worker"}
     assert daemon.get("/readyz?verbos").problem()["status"] == 400
 
 
@@ -118,3 +119,13 @@ def test_page(daemon):
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     text = page.body.decode()
     assert 'lang="en"' in text and "<form" in text and 'name="seed"' in text and "http://" not in text
+
+
+def test_ready_without_a_model(start):
+    d = start("--default-model", "grey")
+    assert d.get("/readyz").status == 200
+    assert d.post("/models/grey/unload").status == 200
+    support.eventually(lambda: d.get("/readyz").status == 503, "no model is resident")
+    assert d.get("/readyz").json()["reason"] == "no model is resident"
+    assert d.post("/models/grey/load").status == 200
+    assert d.get("/readyz").status == 200

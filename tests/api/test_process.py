@@ -237,6 +237,15 @@ def test_drain(start, number):
     late.close()
 
 
+def test_stop_while_the_model_loads(models):
+    d = Daemon(models, wait=False)
+    d.wait_log(r"listening on")
+    assert d.stop() == 0
+    log = d.log_text()
+    d.close()
+    assert "stopped" in log and "error" not in log, log
+
+
 def test_drain_has_a_limit(start):
     daemon = start("--default-model", "colour", "--drain-seconds", "1")
     statuses = []

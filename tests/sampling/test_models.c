@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 static struct resident_model *acquire(struct model_folder *f, const char *name)
 {
@@ -191,6 +192,47 @@ static void test_swap_and_unload_in_flight(void **state)
     model_folder_close(&f);
 }
 
+struct taker {
+    struct model_folder *f;
+    pthread_t thread;
+    int failed;
+};
+
+static void *take_often(void *context)
+{
+    struct taker *t = context;
+    for (int i = 0; i < 3; i++) {
+        struct resident_model *r = NULL;
+        t->failed += model_store_acquire(t->f->store, "a", &r, NULL) != 0;
+        model_release(r);
+    }
+    return NULL;
+}
+
+/* Whoever asks for a model gets it, also where another unloads it the moment that it is there. */
+static void test_unload_against_acquire(void **state)
+{
+    enum { TAKERS = 6 };
+    struct model_folder f;
+    struct taker takers[TAKERS];
+    model_folder_open(&f);
+    model_folder_write(&f, "a", 1, 1);
+    model_folder_store(&f, NULL);
+    for (int i = 0; i < TAKERS; i++) {
+        takers[i] = (struct taker){.f = &f};
+        assert_int_equal(pthread_create(&takers[i].thread, NULL, take_often, &takers[i]), 0);
+    }
+    for (int i = 0; i < 3000; i++) {
+        usleep(500);
+        model_store_unload(f.store, "a", NULL);
+    }
+    for (int i = 0; i < TAKERS; i++) {
+        pthread_join(takers[i].thread, NULL);
+        assert_int_equal(takers[i].failed, 0);
+    }
+    model_folder_close(&f);
+}
+
 /* A bad file under a served name: requests go on with what is resident, an order to load says what is wrong. */
 static void test_bad_replacement(void **state)
 {
@@ -308,11 +350,17 @@ static void test_same_bytes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_names),           cmocka_unit_test(test_knee),
-        cmocka_unit_test(test_errors),          cmocka_unit_test(test_load_and_describe),
-        cmocka_unit_test(test_loaded_once),     cmocka_unit_test(test_swap_and_unload_in_flight),
-        cmocka_unit_test(test_bad_replacement), cmocka_unit_test(test_canary),
-        cmocka_unit_test(test_limit),           cmocka_unit_test(test_same_bytes),
+        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_knee),
+        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_load_and_describe),
+        cmocka_unit_test(test_loaded_once),
+        cmocka_unit_test(test_swap_and_unload_in_flight),
+        cmocka_unit_test(test_unload_against_acquire),
+        cmocka_unit_test(test_bad_replacement),
+        cmocka_unit_test(test_canary),
+        cmocka_unit_test(test_limit),
+        cmocka_unit_test(test_same_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -455,6 +455,42 @@ static void test_incomplete_requests(void **state)
     rig_close(&r);
 }
 
+static int64_t shown_ns(struct rig *r)
+{
+    struct scheduler_stats stats;
+    scheduler_stats(r->s, &stats);
+    return stats.shown_ns;
+}
+
+/* An idle device is tried once in a while; a busy one, or one that works well, is not. */
+static void test_probe(void **state)
+{
+    struct rig r;
+    struct outcome o;
+    rig_open(&r, 4, 4, &(struct scheduler_options){.probe_ns = 1000000000});
+    int64_t attached = shown_ns(&r);
+    assert_int_equal(attached, r.clock.now_ns);
+    rig_turns(&r, 3);
+    assert_int_equal(r.device.steps, 0);
+    r.clock.now_ns += 1000000000;
+    rig_turns(&r, 3);
+    assert_int_equal(r.device.steps, 1);
+    assert_int_equal(shown_ns(&r), r.clock.now_ns);
+    r.clock.now_ns += 999000000;
+    rig_submit(&r, &o, SPEC(.steps = 5));
+    rig_until_idle(&r);
+    assert_true(o.right);
+    assert_int_equal(r.device.steps, 6);
+    rig_assert_empty(&r);
+    r.device.fail_at_step = 7;
+    r.device.fail_with = -EIO;
+    r.clock.now_ns += 1000000000;
+    rig_turns(&r, 2);
+    assert_int_equal(r.lost, 1);
+    assert_int_equal(r.device.steps, 7);
+    rig_close(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -477,6 +513,7 @@ int main(void)
         cmocka_unit_test(test_calls),
         cmocka_unit_test(test_place_and_expectation),
         cmocka_unit_test(test_incomplete_requests),
+        cmocka_unit_test(test_probe),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
