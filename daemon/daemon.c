@@ -74,11 +74,16 @@ static int socket_open(struct daemon *d, struct error *err)
 
 static int device_open(struct daemon *d, struct error *err)
 {
-    char threads[16] = "";
-    if (d->options->threads)
-        snprintf(threads, sizeof(threads), "%d", d->options->threads);
+    char options[16] = "";
     d->backend = backend_find(d->options->backend, err);
-    return d->backend ? d->backend->open(threads, &d->device, err) : -ENODEV;
+    if (!d->backend)
+        return -ENODEV;
+    if (err->message[0])
+        log_line(&d->log, LOG_INFO, "no CUDA: %s", err->message);
+    *err = (struct error){0};
+    if (d->options->threads && d->backend == &backend_cpu)
+        snprintf(options, sizeof(options), "%d", d->options->threads);
+    return d->backend->open(options, &d->device, err);
 }
 
 static int scheduler_open(struct daemon *d, struct error *err)

@@ -9,18 +9,21 @@
 
 #include "graph.h"
 
-#define BACKEND_ABI 1
+#define BACKEND_ABI 2 // of this header; a backend in a library of its own must have been built with the same
 
 struct device;  // backend's own; starts with struct device_base
 struct weights; // a parameter vector resident on a device: f32 masters (optional) and the copies that primitives packed
+struct recording; // what a backend keeps to run a plan faster the next time (a CUDA graph); backend's own
 
 /* First member of every backend's device. */
 struct device_base {
     const struct backend *backend;
     int n_threads;         // compute threads of a CPU device, 1 elsewhere
+    int32_t whole_images;  // a GPU's: most images that one plan takes, whole batches; 0: batches are split over threads
     enum dtype native;     // what `--precision auto` computes in
     size_t bytes_in_use;   // memory that this device allocated and not freed: weights, arenas, pools
     char description[128]; // "2 threads, AVX-512 BF16 AMX"
+    char failure[192];     // the first call that failed while running, for a person; "" where none did
 };
 
 /* Where the tensors of one plan lie during a run: address = base[place.base] + place.offset. */
@@ -78,6 +81,8 @@ struct adamw {
 struct backend {
     int abi;
     const char *name; // "cpu", "cuda"
+    /* Whether open() has a chance on this machine, cheaply: 0, or -ENODEV and one sentence in err that says why not. */
+    int (*available)(struct error *err);
     /* options: "" or backend's own ("2" threads from processor 0 on for the CPU: "COUNT" or "COUNT@FIRST"; a device
      * number for CUDA). */
     int (*open)(const char *options, struct device **ret_device, struct error *err);
@@ -87,6 +92,7 @@ struct backend {
     void (*free)(struct device *d, void *memory, size_t bytes);
     int (*upload)(struct device *d, void *to, const void *from, size_t bytes);   // host to device
     int (*download)(struct device *d, void *to, const void *from, size_t bytes); // device to host; waits
+    int (*copy)(struct device *d, void *to, const void *from, size_t bytes);     // within the device
 
     /* A parameter vector. values: param_floats f32 on the host, copied; keep_master: keep f32 for training (else they
      * are dropped once every plan packed what it wants: weights_seal). */
@@ -102,6 +108,13 @@ struct backend {
      */
     int (*lower[OP_COUNT])(struct device *d, const struct lowering *l, struct primitive **ret_primitive,
                            struct error *err);
+
+    /* Runs primitives[0 .. n) in order. n_bases: addresses in f. *recording belongs to the plan and strand, NULL at
+     * first: a backend may keep there what makes the next run with the same addresses cheaper. 0, -EIO (device lost).
+     */
+    int (*run_plan)(struct device *d, struct primitive *const *primitives, int32_t n, const struct frame *f,
+                    int32_t n_bases, struct recording **recording);
+    void (*recording_free)(struct recording *r); // NULL is fine
 
     /* Runs `count` plans' bodies side by side where the device is split into threads (CPU), one after the other
      * elsewhere. body returns 0 or negative errno; the first failure is returned. */
@@ -132,7 +145,10 @@ void backend_cpu_settle(char *const *argv);
 
 extern const struct backend backend_cpu;
 
-/* "auto", "cpu", "cuda": the backend, or NULL with err saying why in one plain sentence. */
+/* "auto", "cpu", "cuda": the backend, or NULL with err saying why in one plain sentence. "auto" is CUDA where that is
+ * available(), else the CPU, and then err->message says why (err->code 0; "" where this build has no CUDA). CUDA's
+ * library is looked for in the folder that the environment names in DDIMD_PLUGINS, in the build tree that the program
+ * runs in, and where it is installed; it stays loaded. err must not be NULL. */
 const struct backend *backend_find(const char *name, struct error *err);
 
 #endif

@@ -6,6 +6,11 @@
  * a few plans serve every n. Each strand has one arena and one scratch, as large as its largest plan wants; strand 0's
  * serve wide passes too.
  *
+ * A GPU takes whole batches: one strand, one pass for up to whole_images. Without training a batch is padded to the
+ * next power of two, so that a few recorded plans serve every n. Recorded plans want the same addresses every time, so
+ * inputs and outputs pass through memory of the program's own; rows that only pad hold what an earlier batch left
+ * there.
+ *
  * Without training all split passes of a strand run in one go, so that strands meet once. With training, every pass
  * ends in a sum over its strands' gradient vectors.
  */
@@ -29,6 +34,7 @@ struct compiled {
     struct graph *graph;
     struct plan plan;
     struct primitive **primitives; // [n_strands][graph->n_nodes]
+    struct recording **recordings; // [n_strands]
     size_t scratch_bytes;
     struct compiled *next;
 };
@@ -43,9 +49,10 @@ struct strand {
     char **base; // [BASE_FIRST_IO + n_inputs + n_outputs]
 };
 
-/* A part of a batch: strand s takes rows [first_row + s row_step, + rows), a wide pass [first_row, + rows). */
+/* A part of a batch: strand s takes rows [first_row + s row_step, + images), a wide pass [first_row, + images). rows:
+ * of the plan, more than images where the plan is padded. */
 struct pass {
-    int32_t rows, first_row, row_step;
+    int32_t rows, images, first_row, row_step;
     bool wide;
 };
 
@@ -63,6 +70,8 @@ struct program {
     size_t *row_bytes; // [n_inputs + n_outputs]
     size_t param_floats;
     bool trains;
+    bool whole;          // batches are not split over threads
+    struct memory *io;   // [n_inputs + n_outputs] where whole
     struct memory total; // gradient over several passes
     float *gradient;     // of the last run: in total, or in strand 0's
     float **vectors;     // [n_threads + 1], for sums
@@ -92,12 +101,11 @@ static void memory_free(struct program *p, struct memory *m)
     *m = (struct memory){0};
 }
 
-/* A parameter vector of zeros: no plan writes its padding or the parameters that the loss does not depend on. */
-static int memory_zeros(struct program *p, struct memory *m)
+/* Grows m and fills it with zeros where it was smaller. */
+static int memory_zeros(struct program *p, struct memory *m, size_t bytes)
 {
     static const char zeros[4096];
-    size_t bytes = p->param_floats * sizeof(float);
-    if (m->at)
+    if (bytes <= m->bytes)
         return 0;
     int rc = memory_grow(p, m, bytes);
     for (size_t at = 0; rc == 0 && at < bytes; at += sizeof(zeros)) {
@@ -109,12 +117,21 @@ static int memory_zeros(struct program *p, struct memory *m)
     return rc;
 }
 
+/* A parameter vector of zeros: no plan writes its padding or the parameters that the loss does not depend on. */
+static int gradient_zeros(struct program *p, struct memory *m)
+{
+    return memory_zeros(p, m, p->param_floats * sizeof(float));
+}
+
 /* ---- compiling ---- */
 
-static void compiled_free(struct compiled *c)
+static void compiled_free(const struct program *p, struct compiled *c)
 {
     if (!c)
         return;
+    for (int32_t s = 0; c->recordings && s < c->n_strands; s++)
+        p->backend->recording_free(c->recordings[s]);
+    free(c->recordings);
     size_t n = c->primitives ? (size_t)c->n_strands * (size_t)c->graph->n_nodes : 0;
     for (size_t i = 0; i < n; i++)
         if (c->primitives[i])
@@ -181,7 +198,12 @@ static int reserve_strands(struct program *p, const struct compiled *c)
         if (rc == 0)
             rc = memory_grow(p, &strand->scratch, c->scratch_bytes);
         if (rc == 0 && p->trains)
-            rc = memory_zeros(p, &strand->gradient);
+            rc = gradient_zeros(p, &strand->gradient);
+        if (rc < 0)
+            return rc;
+    }
+    for (int32_t i = 0; p->whole && i < p->n_inputs + p->n_outputs; i++) {
+        int rc = memory_zeros(p, &p->io[i], (size_t)c->rows * p->row_bytes[i]);
         if (rc < 0)
             return rc;
     }
@@ -196,7 +218,8 @@ static int set_signature(struct program *p, const struct graph *g, bool trains)
         if (!p->strands[s].base && !(p->strands[s].base = calloc(BASE_FIRST_IO + n, sizeof(char *))))
             return -ENOMEM;
     p->row_bytes = calloc(n + 1, sizeof(*p->row_bytes));
-    if (!p->row_bytes)
+    p->io = calloc(n + 1, sizeof(*p->io));
+    if (!p->row_bytes || !p->io)
         return -ENOMEM;
     for (tensor_id x = 0; x < g->n_tensors; x++) {
         const struct tensor *t = &g->tensors[x];
@@ -239,7 +262,8 @@ static int compile(struct program *p, int32_t rows, bool wide, struct error *err
     if (rc < 0)
         goto out;
     c->primitives = calloc((size_t)c->n_strands * (size_t)c->graph->n_nodes + 1, sizeof(*c->primitives));
-    rc = c->primitives ? plan_init(&c->plan, c->graph) : -ENOMEM;
+    c->recordings = calloc((size_t)c->n_strands, sizeof(*c->recordings));
+    rc = c->primitives && c->recordings ? plan_init(&c->plan, c->graph) : -ENOMEM;
     if (rc == 0 && (rc = lower_nodes(p, c, err)) < 0)
         goto out;
     if (rc == 0)
@@ -252,7 +276,7 @@ static int compile(struct program *p, int32_t rows, bool wide, struct error *err
     p->compiled = c;
     return 0;
 out:
-    compiled_free(c);
+    compiled_free(p, c);
     return rc;
 }
 
@@ -266,31 +290,46 @@ static const struct compiled *find_compiled(const struct program *p, int32_t row
 
 /* ---- cutting a batch ---- */
 
-/* Images of the next pass when `left` remain: strand_images while it fits, then powers of two. */
+/* Rows of the plan for the next pass when `left` images remain: strand_images while it fits, then powers of two. A
+ * whole device pads where that costs less than another pass does: a GPU takes as long for few images as for one. A
+ * gradient is never padded. */
 static int32_t next_rows(const struct program *p, int32_t left)
 {
-    if (left >= p->options.strand_images)
-        return p->options.strand_images;
+    enum { CHEAP_ROWS = 8, WASTE_PART = 8 };
+    if (left >= p->options.strand_images || (p->whole && p->options.training))
+        return left < p->options.strand_images ? left : p->options.strand_images;
     int32_t rows = 1;
     while (2 * rows <= left)
         rows *= 2;
+    int32_t padded = rows == left ? rows : 2 * rows;
+    if (p->whole && padded <= p->options.strand_images &&
+        (padded <= CHEAP_ROWS || padded - left <= padded / WASTE_PART))
+        return padded;
     return rows;
+}
+
+static struct pass pass_of(const struct program *p, int32_t left, int32_t row)
+{
+    int32_t rows = next_rows(p, left);
+    return (struct pass){.rows = rows, .images = rows < left ? rows : left, .first_row = row};
 }
 
 /* Steps to the next pass of a batch of n images, all split passes before the wide ones; start from {0}. Returns false
  * after the last. */
 static bool next_pass(const struct program *p, int32_t n, struct pass *pass)
 {
-    int32_t share = n / p->n_threads, row = pass->first_row + pass->rows;
+    int32_t share = n / p->n_threads, row = pass->first_row + pass->images;
     if (!pass->wide && row < share) {
-        *pass = (struct pass){.rows = next_rows(p, share - row), .first_row = row, .row_step = share};
+        *pass = pass_of(p, share - row, row);
+        pass->row_step = share;
         return true;
     }
     if (!pass->wide)
         row = share * p->n_threads;
     if (row >= n)
         return false;
-    *pass = (struct pass){.rows = next_rows(p, n - row), .first_row = row, .wide = true};
+    *pass = pass_of(p, n - row, row);
+    pass->wide = true;
     return true;
 }
 
@@ -304,7 +343,7 @@ int program_prepare(struct program *p, int32_t n, struct error *err)
         if (rc < 0)
             return rc;
     }
-    if (p->trains && n_passes > 1 && memory_zeros(p, &p->total) < 0)
+    if (p->trains && n_passes > 1 && gradient_zeros(p, &p->total) < 0)
         return error_set(err, -ENOMEM, NULL, "out of memory for the gradient");
     return 0;
 }
@@ -320,29 +359,48 @@ struct batch {
     struct pass pass; // the one to run; rows 0: all split passes
 };
 
+/* Where the strand's rows of input or output i lie for the caller. */
+static char *caller_rows(const struct batch *b, const struct pass *pass, int32_t s, int32_t i)
+{
+    const struct program *p = b->program;
+    size_t row = (size_t)pass->first_row + (size_t)s * (size_t)pass->row_step;
+    const void *all = i < p->n_inputs ? b->inputs[i] : b->outputs[i - p->n_inputs];
+    return (char *)all + row * p->row_bytes[i];
+}
+
+/* Copies a whole device's inputs [first, last) in, or its outputs out. */
+static int copy_rows(const struct batch *b, const struct pass *pass, int32_t first, int32_t last, bool out)
+{
+    struct program *p = b->program;
+    int rc = 0;
+    for (int32_t i = first; p->whole && i < last && rc == 0; i++) {
+        void *theirs = caller_rows(b, pass, 0, i), *ours = p->io[i].at;
+        rc = p->backend->copy(p->device, out ? theirs : ours, out ? ours : theirs,
+                              (size_t)pass->images * p->row_bytes[i]);
+    }
+    return rc;
+}
+
 static int run_pass(const struct batch *b, const struct pass *pass, int32_t s)
 {
     struct program *p = b->program;
     const struct compiled *c = find_compiled(p, pass->rows, pass->wide);
     struct strand *strand = &p->strands[s];
-    size_t row = (size_t)pass->first_row + (size_t)s * (size_t)pass->row_step;
+    int32_t n_io = p->n_inputs + p->n_outputs;
     char **base = strand->base;
     base[BASE_ARENA] = strand->arena.at;
     base[BASE_SCRATCH] = strand->scratch.at;
     base[BASE_GRADIENT] = strand->gradient.at;
-    for (int32_t i = 0; i < p->n_inputs; i++)
-        base[BASE_FIRST_IO + i] = (char *)b->inputs[i] + row * p->row_bytes[i];
-    for (int32_t i = p->n_inputs, j = 0; j < p->n_outputs; i++, j++)
-        base[BASE_FIRST_IO + i] = (char *)b->outputs[j] + row * p->row_bytes[i];
+    for (int32_t i = 0; i < n_io; i++)
+        base[BASE_FIRST_IO + i] = p->whole ? p->io[i].at : caller_rows(b, pass, s, i);
 
     const struct frame frame = {.base = base};
     struct primitive *const *primitives = c->primitives + (size_t)s * (size_t)c->graph->n_nodes;
-    for (int32_t k = 0; k < c->graph->n_nodes; k++) {
-        int rc = primitives[k]->run(primitives[k], &frame);
-        if (rc < 0)
-            return rc;
-    }
-    return 0;
+    int rc = copy_rows(b, pass, 0, p->n_inputs, false);
+    if (rc == 0)
+        rc = p->backend->run_plan(p->device, primitives, c->graph->n_nodes, &frame, BASE_FIRST_IO + n_io,
+                                  &c->recordings[s]);
+    return rc < 0 ? rc : copy_rows(b, pass, p->n_inputs, n_io, true);
 }
 
 static int strand_body(void *context, int s)
@@ -411,7 +469,11 @@ int program_run(struct program *p, int32_t n, const void *const *inputs, void *c
         return rc;
     struct batch b = {.program = p, .n = n, .inputs = inputs, .outputs = outputs};
     rc = p->trains ? run_training(&b) : run_inference(&b);
-    return rc < 0 ? error_set(err, rc, NULL, "the %s device failed while it ran a network", p->backend->name) : 0;
+    if (rc == 0)
+        return 0;
+    const char *failure = ((const struct device_base *)p->device)->failure;
+    return error_set(err, rc, NULL, "the %s device failed while it ran a network%s%s", p->backend->name,
+                     *failure ? ": " : "", failure);
 }
 
 float *program_gradient(struct program *p)
@@ -435,6 +497,9 @@ int program_create(struct device *d, struct weights *w, program_record record, v
     p->context = context;
     p->options = *o;
     p->n_threads = base->n_threads;
+    p->whole = base->whole_images > 0;
+    if (p->options.strand_images <= 0 && p->whole)
+        p->options.strand_images = base->whole_images;
     if (p->options.strand_images <= 0)
         p->options.strand_images = o->training ? DEFAULT_STRAND_IMAGES_TRAINING : DEFAULT_STRAND_IMAGES;
     p->strands = calloc((size_t)p->n_threads, sizeof(*p->strands));
@@ -453,7 +518,7 @@ void program_free(struct program *p)
         return;
     for (struct compiled *c = p->compiled, *next; c; c = next) {
         next = c->next;
-        compiled_free(c);
+        compiled_free(p, c);
     }
     for (int32_t s = 0; p->strands && s < p->n_threads; s++) {
         memory_free(p, &p->strands[s].arena);
@@ -461,7 +526,10 @@ void program_free(struct program *p)
         memory_free(p, &p->strands[s].gradient);
         free(p->strands[s].base);
     }
+    for (int32_t i = 0; p->io && i < p->n_inputs + p->n_outputs; i++)
+        memory_free(p, &p->io[i]);
     memory_free(p, &p->total);
+    free(p->io);
     free(p->strands);
     free(p->vectors);
     free(p->row_bytes);

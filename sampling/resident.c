@@ -258,8 +258,8 @@ static int32_t rows_limit(const struct resident_options *o)
     const struct device_base *base = (const struct device_base *)o->device;
     if (o->max_rows)
         return o->max_rows;
-    if (base->n_threads <= 1 && strcmp(base->backend->name, "cpu"))
-        return 64;
+    if (base->whole_images > 0)
+        return base->whole_images < 256 ? base->whole_images : 256;
     int32_t limit = 2 * base->n_threads;
     return limit < 8 ? 8 : limit > 64 ? 64 : limit;
 }

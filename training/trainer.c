@@ -140,11 +140,11 @@ static int open_loader(struct trainer *t, struct error *err)
 static int open_device(struct trainer *t, struct error *err)
 {
     char options[32] = "";
-    if (t->o->threads > 0)
-        snprintf(options, sizeof options, "%d", t->o->threads);
     t->backend = backend_find(train_device_names[t->c->device], err);
     if (!t->backend)
         return -ENOTSUP;
+    if (t->o->threads > 0 && t->backend == &backend_cpu)
+        snprintf(options, sizeof options, "%d", t->o->threads);
     return t->backend->open(options, &t->device, err);
 }
 

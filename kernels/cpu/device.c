@@ -142,6 +142,11 @@ void cpu_free(struct device *d, void *memory, size_t bytes)
     d->base.bytes_in_use -= cpu_align(bytes);
 }
 
+static int always_available(struct error *err)
+{
+    return 0;
+}
+
 static int copy_bytes(struct device *d, void *to, const void *from, size_t bytes)
 {
     memcpy(to, from, bytes);
@@ -205,15 +210,30 @@ static int run_strands(struct device *d, int count, int (*body)(void *context, i
     return first_failure;
 }
 
+static int run_plan(struct device *d, struct primitive *const *primitives, int32_t n, const struct frame *f,
+                    int32_t n_bases, struct recording **recording)
+{
+    int rc = 0;
+    for (int32_t i = 0; i < n && rc == 0; i++)
+        rc = primitives[i]->run(primitives[i], f);
+    return rc;
+}
+
+static void no_recording(struct recording *r)
+{
+}
+
 const struct backend backend_cpu = {
     .abi = BACKEND_ABI,
     .name = "cpu",
+    .available = always_available,
     .open = device_open,
     .close = device_close,
     .alloc = cpu_alloc,
     .free = cpu_free,
     .upload = copy_bytes,
     .download = copy_bytes,
+    .copy = copy_bytes,
     .weights_create = cpu_weights_create,
     .weights_free = cpu_weights_free,
     .weights_seal = cpu_weights_seal,
@@ -252,6 +272,8 @@ const struct backend backend_cpu = {
             [OP_DROPOUT_BACKWARD] = lower_dropout,
             [OP_MSE_BACKWARD] = lower_mse_backward,
         },
+    .run_plan = run_plan,
+    .recording_free = no_recording,
     .run_strands = run_strands,
     .fill_noise = cpu_fill_noise,
     .gather_rows = cpu_gather_rows,
