@@ -7,6 +7,7 @@
 #define DDIMD_API_H
 
 #include "api/recipe.h"
+#include "training/job_type.h"
 
 struct job_store;
 struct job_runner;
@@ -32,6 +33,10 @@ struct api_options {
     void (*log)(void *context, int priority, const char *line);
     void *log_context;
 };
+
+/* The kinds of jobs that this daemon runs, for the runner; constant. */
+extern const struct job_type api_job_types[];
+extern const int32_t api_n_job_types;
 
 struct api;
 /* 0, -ENOMEM, -EAGAIN (no thread). Strings are copied. */

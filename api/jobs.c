@@ -2,7 +2,6 @@
 #include "api/jobs.h"
 
 #include "model/file.h"
-#include "training/estimate.h"
 #include "training/job_end.h"
 #include "training/job_folder.h"
 #include "training/runner.h"
@@ -19,14 +18,12 @@
 
 /* ---- fields ---- */
 
-static const char *const job_type_names[] = {"train", NULL};
-
 #define FIELD(type, member) offsetof(struct type, member)
 const struct json_field job_submit_fields[] = {
     {"type", FIELD_ENUM, FIELD(job_submit, type), .names = job_type_names, .required = true, .help = "Kind of job."},
     {"name", FIELD_STRING, FIELD(job_submit, name), .item_bytes = JOB_NAME_BYTES, .help = "For people."},
     {"config", FIELD_JSON, FIELD(job_submit, config), .required = true,
-     .help = "The training configuration; the path of its data set is relative to the daemon's folder of data sets."},
+     .help = "What to do, as its type has it; paths of data sets are relative to the daemon's folder of data sets."},
     {"dry_run", FIELD_BOOL, FIELD(job_submit, dry_run),
      .help = "Only check: answers the whole configuration and what the run would take."},
     {0},
@@ -259,32 +256,22 @@ void job_write(const struct job *j, bool full, struct text *t)
 
 /* ---- POST /jobs ---- */
 
-static void estimate_write(const struct train_estimate *e, struct text *t)
+/* A member that holds an object; consumes nothing. */
+static void object_write(struct text *t, const char *key, const json_t *object)
 {
-    json_key(t, "estimate");
-    json_open(t, '{');
-    json_key(t, "parameters"), json_int(t, e->parameters);
-    json_key(t, "flop_per_step"), json_int(t, e->flop_per_step);
-    json_key(t, "steps_per_epoch"), json_int(t, e->steps_per_epoch);
-    json_key(t, "steps"), json_int(t, e->steps);
-    json_key(t, "memory_bytes"), json_int(t, e->memory_bytes);
-    json_key(t, "checkpoint_bytes"), json_int(t, e->checkpoint_bytes);
-    json_close(t, '}');
+    char *text = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    json_key(t, key), json_raw(t, text ? text : "null");
+    free(text);
 }
 
-static void dry_run_write(struct exchange *x, const struct train_config *config, const struct train_estimate *e)
+static void dry_run_write(struct exchange *x, const struct job_plan *plan)
 {
     struct text *t = &x->aside.text;
-    json_t *json = train_config_json(config);
-    char *text = json ? json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     json_open(t, '{');
     json_key(t, "dry_run"), json_bool(t, true);
-    estimate_write(e, t);
-    json_key(t, "config"), json_raw(t, text ? text : "null");
+    object_write(t, "estimate", plan->estimate);
+    object_write(t, "config", plan->config);
     json_close(t, '}');
-    t->failed = t->failed || !text;
-    free(text);
-    json_decref(json);
 }
 
 static void get_answer(struct exchange *x, int64_t id)
@@ -308,15 +295,12 @@ static void created_answer(struct exchange *x, int64_t id)
     job_runner_wake(x->api->options.runner);
 }
 
-static void submit(struct exchange *x, const struct job_submit *f)
+static void submit(struct exchange *x, const struct job_submit *f, const char *device)
 {
     struct error err = {0};
     char digest[FILE_SHA256_CHARS + 1];
     int64_t id;
     bool existed;
-    const char *device = json_string_value(json_object_get(f->config, "device"));
-    if (!device || strcmp(device, "auto") == 0)
-        device = x->api->options.job_device;
     char *text = json_dumps(f->config, JSON_COMPACT);
     struct job_new j = {.type = job_type_names[f->type], .name = f->name, .device = device, .config = text};
     if (x->aside.key[0]) {
@@ -340,20 +324,33 @@ static void submit(struct exchange *x, const struct job_submit *f)
     created_answer(x, id);
 }
 
+/* The field's path begins with "config", and no path of the daemon's is told. */
+static void cannot_run(struct exchange *x, const struct error *err)
+{
+    const char *root = x->api->options.datasets;
+    struct problem *p = &x->aside.problem;
+    size_t n = strlen(root);
+    problem_from_error(p, PROBLEM_CANNOT_RUN, err);
+    snprintf(p->field, sizeof(p->field), "config%s%.100s", err->field[0] ? "." : "", err->field);
+    for (char *at; (at = strstr(p->detail, root)) && at[n] == '/';)
+        memmove(at, at + n + 1, strlen(at + n + 1) + 1);
+}
+
 static void submit_aside(struct exchange *x)
 {
     struct job_submit f = job_submit_defaults;
+    struct job_plan plan = {0};
+    struct error err = {0};
     json_t *object;
-    struct train_config config;
-    struct train_estimate estimate;
     if (!jobs_read_fields(x, &f, NULL, &object))
         return;
-    if (job_config_check(&x->api->options, f.config, &config, &estimate, &x->aside.problem)) {
-        if (f.dry_run)
-            dry_run_write(x, &config, &estimate);
-        else
-            submit(x, &f);
-    }
+    if (api_job_types[f.type].check(&x->api->options, f.config, &plan, &err) < 0)
+        cannot_run(x, &err);
+    else if (f.dry_run)
+        dry_run_write(x, &plan);
+    else
+        submit(x, &f, plan.device);
+    job_plan_done(&plan);
     json_decref(object);
 }
 

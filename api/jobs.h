@@ -8,6 +8,7 @@
 #define DDIMD_API_JOBS_H
 
 #include "api/private.h"
+#include "training/job_type.h"
 #include "training/jobs.h"
 
 /* ---- for handlers, HTTP thread ---- */
@@ -57,17 +58,20 @@ void job_streams_free(struct job_streams *s); // ended, and no connection is lef
 
 /* ---- configurations ---- */
 
-/* Checks a training configuration that a client sent, as far as that goes without starting it: its keys, its data set,
- * which lies beneath the folder of data sets, and what it will take. false: the problem is in *ret_problem. */
-struct train_estimate;
-struct train_config;
-bool job_config_check(const struct api_options *o, const json_t *json, struct train_config *ret_config,
-                      struct train_estimate *ret_estimate, struct problem *ret_problem);
+/* Checks a training configuration that a client sent: its keys, its data set, which lies beneath the folder of data
+ * sets, and what it will take. As struct job_type says; context: struct api_options. */
+int job_train_check(const void *context, const json_t *config, struct job_plan *ret_plan, struct error *err);
 
+/* Opens a path that a client named beneath the daemon's folder of data sets, and gives the whole of it. field: its key.
+ * 0, -EINVAL (leads out, is not there, too long). */
+int job_dataset_path(const struct api_options *o, const char *field, const char *path, size_t bytes, char *ret_path,
+                     struct error *err);
+
+extern const char *const job_type_names[]; // of api_job_types, NULL-terminated
 extern const struct json_field job_submit_fields[], job_list_fields[], job_move_fields[], job_events_fields[],
     job_metrics_fields[], job_log_fields[], job_publish_fields[];
 extern const struct job_submit {
-    int type; // index in job_type_names
+    int type; // index in api_job_types
     char name[JOB_NAME_BYTES];
     const json_t *config;
     bool dry_run;

@@ -15,18 +15,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* A problem of the configuration: the field's path begins with "config", and no path of the daemon's leaves it. */
-static bool cannot_run(const struct api_options *o, const struct error *err, struct problem *ret_problem)
-{
-    char root[TRAIN_PATH_BYTES + 2];
-    problem_from_error(ret_problem, PROBLEM_CANNOT_RUN, err);
-    snprintf(ret_problem->field, sizeof(ret_problem->field), "config%s%.100s", err->field[0] ? "." : "", err->field);
-    size_t n = (size_t)snprintf(root, sizeof(root), "%s/", o->datasets);
-    for (char *at; (at = strstr(ret_problem->detail, root));)
-        memmove(at, at + n, strlen(at + n) + 1);
-    return false;
-}
-
 /* Whether there is something at the path, without leaving the root on the way. 0 or negative errno. */
 static int look_beneath(const char *root, const char *path)
 {
@@ -42,39 +30,38 @@ static int look_beneath(const char *root, const char *path)
     return rc;
 }
 
-/* The whole path of a data set that the client named: the program works in that folder, so its configuration keeps the
- * relative one. */
-static int resolve_dataset(const char *root, const char *path, char ret_path[TRAIN_PATH_BYTES], struct error *err)
+int job_dataset_path(const struct api_options *o, const char *field, const char *path, size_t bytes, char *ret_path,
+                     struct error *err)
 {
-    int rc = path[0] == '/' ? -EXDEV : look_beneath(root, path);
+    int rc = path[0] == '/' ? -EXDEV : look_beneath(o->datasets, path);
     if (rc == -EXDEV || rc == -ELOOP)
-        return error_set(err, -EINVAL, "dataset.path", "leads out of the daemon's folder of data sets");
+        return error_set(err, -EINVAL, field, "leads out of the daemon's folder of data sets");
     if (rc)
-        return error_set(err, -EINVAL, "dataset.path", "there is no \"%.200s\" in the daemon's folder of data sets",
-                         path);
-    if (snprintf(ret_path, TRAIN_PATH_BYTES, "%s/%s", root, path) >= TRAIN_PATH_BYTES)
-        return error_set(err, -EINVAL, "dataset.path", "is too long");
+        return error_set(err, -EINVAL, field, "there is no \"%.200s\" in the daemon's folder of data sets", path);
+    if (strlen(o->datasets) + 1 + strlen(path) >= bytes)
+        return error_set(err, -EINVAL, field, "is too long");
+    snprintf(ret_path, bytes, "%s/%s", o->datasets, path);
     return 0;
 }
 
 /* Opens the data set without reading its images: number and classes. */
-static int look_at_dataset(const char *root, const struct train_config *c, int64_t *ret_n, struct error *err)
+static int look_at_dataset(const struct api_options *o, const struct train_config *c, int64_t *ret_n, struct error *err)
 {
     char path[TRAIN_PATH_BYTES];
-    int rc = resolve_dataset(root, c->dataset.path, path, err);
+    int rc = job_dataset_path(o, "dataset.path", c->dataset.path, sizeof(path), path, err);
     if (rc)
         return rc;
-    struct dataset_options o = {.kind = c->dataset.kind,
-                                .path = path,
-                                .train = c->dataset.train,
-                                .height = c->dataset.image_size[0],
-                                .width = c->dataset.image_size[1],
-                                .channels = c->model.in_channels,
-                                .n_suffixes = c->dataset.n_suffixes,
-                                .n_threads = 1};
+    struct dataset_options d_options = {.kind = c->dataset.kind,
+                                        .path = path,
+                                        .train = c->dataset.train,
+                                        .height = c->dataset.image_size[0],
+                                        .width = c->dataset.image_size[1],
+                                        .channels = c->model.in_channels,
+                                        .n_suffixes = c->dataset.n_suffixes,
+                                        .n_threads = 1};
     struct dataset *d;
-    memcpy(o.suffix, c->dataset.suffix, sizeof(o.suffix));
-    rc = dataset_open(&o, &d, err);
+    memcpy(d_options.suffix, c->dataset.suffix, sizeof(d_options.suffix));
+    rc = dataset_open(&d_options, &d, err);
     if (rc)
         return rc;
     if (d->n_classes != c->model.num_classes)
@@ -85,26 +72,38 @@ static int look_at_dataset(const char *root, const struct train_config *c, int64
     return rc;
 }
 
-static int check(const struct api_options *o, const json_t *json, struct train_config *c, struct train_estimate *e,
-                 struct error *err)
+static json_t *estimate_json(const struct train_estimate *e)
 {
-    int64_t n = 0;
-    int rc = train_config_parse(json, c, err);
-    if (rc)
-        return rc;
-    if (c->resume[0])
-        return error_set(err, -EINVAL, "resume", "is not for jobs: POST /jobs/{id}/resume goes on with one");
-    rc = look_at_dataset(o->datasets, c, &n, err);
-    if (rc == 0)
-        rc = train_estimate(c, n, !o->job_f32, e, err);
-    if (rc == 0 && e->steps == 0)
-        rc = error_set(err, -EINVAL, "dataset.batch_size", "%lld images give no whole batch to train on", (long long)n);
-    return rc;
+    return json_pack("{sI sI sI sI sI sI}", "parameters", (json_int_t)e->parameters, "flop_per_step",
+                     (json_int_t)e->flop_per_step, "steps_per_epoch", (json_int_t)e->steps_per_epoch, "steps",
+                     (json_int_t)e->steps, "memory_bytes", (json_int_t)e->memory_bytes, "checkpoint_bytes",
+                     (json_int_t)e->checkpoint_bytes);
 }
 
-bool job_config_check(const struct api_options *o, const json_t *json, struct train_config *ret_config,
-                      struct train_estimate *ret_estimate, struct problem *ret_problem)
+int job_train_check(const void *context, const json_t *config, struct job_plan *ret_plan, struct error *err)
 {
-    struct error err = {0};
-    return check(o, json, ret_config, ret_estimate, &err) == 0 || cannot_run(o, &err, ret_problem);
+    const struct api_options *o = context;
+    struct train_config c;
+    struct train_estimate e;
+    int64_t n = 0;
+    int rc = train_config_parse(config, &c, err);
+    if (rc)
+        return rc;
+    if (c.resume[0])
+        return error_set(err, -EINVAL, "resume", "is not for jobs: POST /jobs/{id}/resume goes on with one");
+    rc = look_at_dataset(o, &c, &n, err);
+    if (rc == 0)
+        rc = train_estimate(&c, n, !o->job_f32, &e, err);
+    if (rc == 0 && e.steps == 0)
+        rc = error_set(err, -EINVAL, "dataset.batch_size", "%lld images give no whole batch to train on", (long long)n);
+    if (rc)
+        return rc;
+    struct job_plan plan = {.config = train_config_json(&c), .estimate = estimate_json(&e)};
+    if (!plan.config || !plan.estimate) {
+        job_plan_done(&plan);
+        return error_set(err, -ENOMEM, NULL, "out of memory");
+    }
+    snprintf(plan.device, sizeof(plan.device), "%s", c.device == 0 ? o->job_device : train_device_names[c.device]);
+    *ret_plan = plan;
+    return 0;
 }

@@ -297,6 +297,7 @@ void daemon_stop(struct daemon *d)
 {
     struct api *api = atomic_load(&d->api);
     signals_restore();
+    jobs_stop(&d->jobs);
     if (api)
         requests_drain(d, api);
     load_end(d);

@@ -1,6 +1,8 @@
 /* jobs.c: see jobs.h. */
 #include "daemon/jobs.h"
 
+#include "api/api.h"
+
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -70,7 +72,9 @@ int jobs_open(struct jobs *j, const struct options *o, struct log *log, struct e
         rc = job_store_open(j->state, NULL, &j->store, err);
     if (rc)
         return rc;
-    struct job_runner_options r = {.program = j->trainer,
+    struct job_runner_options r = {.types = api_job_types,
+                                   .n_types = api_n_job_types,
+                                   .program = j->trainer,
                                    .folder = j->state,
                                    .directory = j->datasets,
                                    .nice = o->job_nice,
@@ -86,6 +90,12 @@ int jobs_open(struct jobs *j, const struct options *o, struct log *log, struct e
 int jobs_start(struct jobs *j, struct error *err)
 {
     return j->runner ? job_runner_start(j->runner, err) : 0;
+}
+
+void jobs_stop(struct jobs *j)
+{
+    if (j->runner)
+        job_runner_stop(j->runner);
 }
 
 void jobs_close(struct jobs *j)

@@ -17,7 +17,9 @@ struct jobs {
 int jobs_open(struct jobs *j, const struct options *o, struct log *log, struct error *err);
 /* Running jobs are followed on, queued ones start. 0, -EAGAIN. */
 int jobs_start(struct jobs *j, struct error *err);
-/* The runner ends; running jobs go on without it. */
+/* The runner ends, for good: processes go on without it, what runs inside the daemon has stopped where it can go on
+ * from. While the scheduler still turns. */
+void jobs_stop(struct jobs *j);
 void jobs_close(struct jobs *j);
 
 #endif

@@ -1,6 +1,7 @@
 /* follow.c: see follow.h. */
 #include "training/follow.h"
 
+#include "model/file.h"
 #include "model/json.h"
 #include "model/safetensors.h"
 #include "training/job_folder.h"
@@ -15,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { LAST_WORDS_BYTES = 2048 };
+enum { LAST_WORDS_BYTES = 2048, MAX_PLACE_BYTES = 256 };
 
 static int64_t clock_ms(clockid_t clock)
 {
@@ -88,6 +89,11 @@ int follow_records(int folder_fd, int64_t from, struct follow_batch *ret_batch)
     return rc;
 }
 
+static const char *base_name(const char *path)
+{
+    return strchr(path, '/') + 1;
+}
+
 static int parse_state(const char *text, struct follow_state *ret_state, struct error *err)
 {
     json_t *json;
@@ -106,20 +112,64 @@ static int parse_state(const char *text, struct follow_state *ret_state, struct 
     return 0;
 }
 
-int follow_state(int folder_fd, struct follow_state *ret_state, struct error *err)
+static int read_head(int fd, struct follow_state *ret_state, struct error *err)
 {
     struct safetensors *file;
-    int fd;
-    int rc = job_file_open(folder_fd, "checkpoints", O_RDONLY | O_DIRECTORY, &fd);
-    if (rc < 0)
-        return rc;
-    rc = safetensors_open(fd, strchr(FOLLOW_STATE_NAME, '/') + 1, &file, err);
-    close(fd);
+    int rc = safetensors_open(fd, base_name(FOLLOW_STATE_NAME), &file, err);
     if (rc < 0)
         return rc;
     const char *text = safetensors_metadata(file, "ddimd_state");
     rc = text ? parse_state(text, ret_state, err) : error_set(err, -EINVAL, NULL, "not a checkpoint of ddimd-train");
     safetensors_close(file);
+    return rc;
+}
+
+static int read_place(int fd, struct follow_state *ret_state, struct error *err)
+{
+    char *text;
+    size_t bytes;
+    int rc = file_read(fd, base_name(FOLLOW_PLACE_NAME), MAX_PLACE_BYTES, &text, &bytes, err);
+    if (rc < 0)
+        return rc;
+    rc = parse_state(text, ret_state, err);
+    free(text);
+    return rc;
+}
+
+int follow_state(int folder_fd, struct follow_state *ret_state, struct error *err)
+{
+    int fd, rc = job_file_open(folder_fd, "checkpoints", O_RDONLY | O_DIRECTORY, &fd);
+    if (rc < 0)
+        return rc;
+    rc = read_head(fd, ret_state, err);
+    if (rc == -ENOENT)
+        rc = read_place(fd, ret_state, err);
+    close(fd);
+    return rc;
+}
+
+int follow_state_stat(int folder_fd, struct stat *ret_stat)
+{
+    struct stat s;
+    if (fstatat(folder_fd, FOLLOW_STATE_NAME, &s, AT_SYMLINK_NOFOLLOW) < 0 &&
+        fstatat(folder_fd, FOLLOW_PLACE_NAME, &s, AT_SYMLINK_NOFOLLOW) < 0)
+        return -errno;
+    *ret_stat = s;
+    return 0;
+}
+
+int follow_state_write(int folder_fd, const struct follow_state *state, struct error *err)
+{
+    char text[MAX_PLACE_BYTES];
+    int fd, n = snprintf(text, sizeof text, "{\"state\": {\"step\": %lld, \"epoch\": %lld, \"metrics_bytes\": %lld}}\n",
+                         (long long)state->step, (long long)state->epoch, (long long)state->metrics_bytes);
+    if (mkdirat(folder_fd, "checkpoints", 0750) < 0 && errno != EEXIST)
+        return error_set(err, -errno, NULL, "cannot write into the job's folder: %s", strerror(errno));
+    int rc = job_file_open(folder_fd, "checkpoints", O_RDONLY | O_DIRECTORY, &fd);
+    if (rc < 0)
+        return error_set(err, rc, NULL, "cannot write into the job's folder: %s", strerror(-rc));
+    rc = file_write(fd, base_name(FOLLOW_PLACE_NAME), text, (size_t)n, err);
+    close(fd);
     return rc;
 }
 

@@ -26,7 +26,10 @@ static struct job_end classify(const struct job *job, const struct job_ending *e
 {
     struct job_end end = {.kind = JOB_END_EXIT, .code = e->end};
     const char *words = e->last_words ? e->last_words : "";
-    if (e->end == LAUNCH_UNKNOWN) {
+    if (e->end == LAUNCH_NEVER) {
+        end = (struct job_end){.kind = JOB_END_LOST};
+        snprintf(end.message, sizeof end.message, "the daemon died before it ran");
+    } else if (e->end == LAUNCH_UNKNOWN) {
         end = (struct job_end){.kind = e->rebooted ? JOB_END_REBOOT : JOB_END_LOST};
         snprintf(end.message, sizeof end.message, "%s", e->rebooted ? "the machine restarted" : "its process is gone");
     } else if (e->end == -SIGKILL && e->out_of_memory && !job->cancel_requested) {
@@ -73,6 +76,8 @@ enum job_action job_end_judge(const struct job *job, const struct job_ending *e,
         action = JOB_ACTION_FAIL;
     } else if (is_stopped(job, e->end)) {
         action = JOB_ACTION_REQUEUE; // somebody else's SIGTERM, as when the machine shuts down: not a death
+    } else if (e->end == LAUNCH_NEVER) {
+        action = JOB_ACTION_REQUEUE; // nor is this one of its own
     } else if (++deaths < JOB_MAX_DEATHS) {
         action = JOB_ACTION_REQUEUE;
     } else {

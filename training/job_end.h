@@ -9,7 +9,7 @@
 
 /* What was seen of an end. */
 struct job_ending {
-    int end;                 // of launcher_ended: exit code, negative signal, LAUNCH_UNKNOWN
+    int end;                 // of launcher_ended: exit code, negative signal, LAUNCH_UNKNOWN, LAUNCH_NEVER
     bool rebooted;           // the machine restarted meanwhile
     bool out_of_memory;      // the kernel killed some process for lack of memory just now
     int64_t checkpoint_step; // of the checkpoint that is there now, -1: none

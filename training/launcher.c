@@ -1,8 +1,8 @@
 /* launcher.c: see launcher.h.
  *
  * The leader reads one line from a socket, then runs the program. End of file instead of the line (the daemon died, or
- * changed its mind) ends it. SIGTERM to the group reaches the program too, and the leader outlives it to say how it
- * ended; a trap, unlike an ignored signal, is not inherited.
+ * changed its mind) ends it, and it says so. SIGTERM to the group reaches the program too, and the leader outlives it
+ * to say how it ended; a trap, unlike an ignored signal, is not inherited.
  */
 #include "training/launcher.h"
 
@@ -27,7 +27,7 @@ enum { MAX_ARGS = 64, MAX_ENVIRONMENT = 1024 };
 
 extern char **environ;
 
-static const char leader_script[] = "read -r go || exit 1\n"
+static const char leader_script[] = "read -r go || { echo -1 >\"$0\"; exit 1; }\n"
                                     "trap : TERM INT HUP\n"
                                     "\"$@\" </dev/null\n"
                                     "end=$?\n"
@@ -158,7 +158,7 @@ static void lower_priority(pid_t pid, const struct launch *launch)
 
 int launcher_start(const struct launch *launch, struct launched *ret_launched, struct error *err)
 {
-    struct launched l = {.pidfd = -1, .gate = -1, .is_child = true};
+    struct launched l = {.launcher = &launcher_processes, .pidfd = -1, .gate = -1, .is_child = true};
     int ends[2];
     char state;
     pid_t pid;
@@ -195,14 +195,32 @@ void launcher_release(struct launched *l)
     l->gate = -1;
 }
 
+int launcher_gone(const struct job_process *identity)
+{
+    char boot_id[JOB_BOOT_ID_BYTES];
+    if (identity->pid > 0 && read_boot_id(boot_id) == 0 && strcmp(boot_id, identity->boot_id) != 0)
+        return -ENODATA;
+    return -ESRCH;
+}
+
+int launcher_self(struct job_process *ret_identity)
+{
+    struct job_process self = {.pid = getpid()};
+    char state;
+    int rc = read_stat(self.pid, &self.start_ticks, &state);
+    if (rc == 0)
+        rc = read_boot_id(self.boot_id);
+    if (rc == 0)
+        *ret_identity = self;
+    return rc;
+}
+
 int launcher_find(const struct job_process *identity, struct launched *ret_launched)
 {
-    char boot_id[JOB_BOOT_ID_BYTES], state;
     int64_t start_ticks;
-    if (identity->pid <= 0)
-        return -ESRCH;
-    if (read_boot_id(boot_id) == 0 && strcmp(boot_id, identity->boot_id) != 0)
-        return -ENODATA;
+    char state;
+    if (identity->pid <= 0 || launcher_gone(identity) == -ENODATA)
+        return launcher_gone(identity);
     // The descriptor first: once it is held, what is read of that pid is read of this process or not at all.
     int pidfd = pidfd_open(identity->pid, 0);
     if (pidfd < 0)
@@ -212,7 +230,8 @@ int launcher_find(const struct job_process *identity, struct launched *ret_launc
         close(pidfd);
         return -ESRCH;
     }
-    *ret_launched = (struct launched){.identity = *identity, .pidfd = pidfd, .gate = -1};
+    *ret_launched =
+        (struct launched){.launcher = &launcher_processes, .identity = *identity, .pidfd = pidfd, .gate = -1};
     return 0;
 }
 
@@ -242,6 +261,19 @@ static int end_from_status(int status)
     return status > 128 ? -(status - 128) : status;
 }
 
+int launcher_write_end(int folder_fd, int exit_code)
+{
+    char text[16];
+    int n = snprintf(text, sizeof text, "%d\n", exit_code), fd;
+    int rc = job_file_open(folder_fd, LAUNCH_EXIT_NAME, O_WRONLY | O_CREAT | O_TRUNC, &fd);
+    if (rc < 0)
+        return rc;
+    ssize_t written = write(fd, text, (size_t)n);
+    rc = written == n ? 0 : written < 0 ? -errno : -ENOSPC;
+    close(fd);
+    return rc;
+}
+
 int launcher_read_end(int folder_fd)
 {
     char text[16] = "";
@@ -250,7 +282,9 @@ int launcher_read_end(int folder_fd)
         return LAUNCH_UNKNOWN;
     ssize_t n = read(fd, text, sizeof text - 1);
     close(fd);
-    return n > 0 && sscanf(text, "%d", &status) == 1 && status >= 0 ? end_from_status(status) : LAUNCH_UNKNOWN;
+    if (n <= 0 || sscanf(text, "%d", &status) != 1)
+        return LAUNCH_UNKNOWN;
+    return status < 0 ? LAUNCH_NEVER : end_from_status(status);
 }
 
 bool launcher_ended(struct launched *l, int folder_fd, int *ret_end)
@@ -298,3 +332,24 @@ int64_t launcher_oom_kills(void)
     fclose(f);
     return kills;
 }
+
+static int start_process(const struct job_launcher *self, const struct launch *launch, struct launched *ret_launched,
+                         struct error *err)
+{
+    (void)self;
+    return launcher_start(launch, ret_launched, err);
+}
+
+static int find_process(const struct job_launcher *self, const struct job_process *identity,
+                        struct launched *ret_launched)
+{
+    (void)self;
+    return launcher_find(identity, ret_launched);
+}
+
+const struct job_launcher launcher_processes = {.start = start_process,
+                                                .release = launcher_release,
+                                                .find = find_process,
+                                                .signal = launcher_signal,
+                                                .ended = launcher_ended,
+                                                .forget = launcher_forget};

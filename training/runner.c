@@ -57,6 +57,21 @@ bool job_runner_trouble(struct job_runner *r, struct error *ret_error)
     return has;
 }
 
+/* ---- kinds ---- */
+
+const struct job_launcher *runner_launcher(const struct job_runner *r, const struct job_type *type)
+{
+    return type->place == JOB_IN_PROCESS ? &launcher_processes : r->options.in_daemon;
+}
+
+const struct job_type *runner_type(const struct job_runner *r, const char *name)
+{
+    for (int32_t i = 0; i < r->options.n_types; i++)
+        if (strcmp(r->options.types[i].name, name) == 0 && runner_launcher(r, &r->options.types[i]))
+            return &r->options.types[i];
+    return NULL;
+}
+
 /* ---- watches ---- */
 
 struct watch *runner_add_watch(struct job_runner *r, int64_t id)
@@ -72,7 +87,8 @@ struct watch *runner_add_watch(struct job_runner *r, int64_t id)
 
 static void remove_watch(struct job_runner *r, struct watch *w)
 {
-    launcher_forget(&w->process);
+    if (w->process.launcher)
+        w->process.launcher->forget(&w->process);
     if (w->folder_fd >= 0)
         close(w->folder_fd);
     *w = r->watches[--r->n_watches];
@@ -100,7 +116,7 @@ static int follow_checkpoint(struct job_runner *r, struct watch *w, struct error
     struct follow_state state;
     struct stat s;
     char data[96];
-    if (w->folder_fd < 0 || fstatat(w->folder_fd, FOLLOW_STATE_NAME, &s, AT_SYMLINK_NOFOLLOW) < 0)
+    if (w->folder_fd < 0 || follow_state_stat(w->folder_fd, &s) < 0)
         return 0;
     if (s.st_ino == w->state_inode && s.st_mtim.tv_sec == w->state_time.tv_sec &&
         s.st_mtim.tv_nsec == w->state_time.tv_nsec)
@@ -128,10 +144,10 @@ static void ask_to_stop(struct job_runner *r, struct watch *w)
     int64_t now = runner_clock_ms(CLOCK_MONOTONIC);
     if (!w->term_ms) {
         w->term_ms = now;
-        launcher_signal(&w->process, SIGTERM);
+        w->process.launcher->signal(&w->process, SIGTERM);
     } else if (now - w->term_ms >= r->options.grace_ms && !w->killed) {
         w->killed = true;
-        launcher_signal(&w->process, SIGKILL);
+        w->process.launcher->signal(&w->process, SIGKILL);
     }
 }
 
@@ -174,7 +190,7 @@ static int attend(struct job_runner *r, struct watch *w, struct error *err)
 {
     struct job job;
     // Looked at before its records are read, so that none comes after the last look.
-    if (!w->ended && launcher_ended(&w->process, w->folder_fd, &w->end)) {
+    if (!w->ended && w->process.launcher->ended(&w->process, w->folder_fd, &w->end)) {
         int64_t kills = launcher_oom_kills();
         w->ended = true;
         w->out_of_memory = r->oom_kills >= 0 && kills > r->oom_kills;
@@ -221,11 +237,13 @@ static int adopt(struct job_runner *r, const struct job *job, struct error *err)
     w->offset = job->record_offset;
     w->checkpoint_step = job->checkpoint_step;
     strcpy(w->device, job->device);
-    int rc = launcher_find(&job->process, &w->process);
+    const struct job_type *type = runner_type(r, job->type);
+    const struct job_launcher *launcher = type ? runner_launcher(r, type) : &launcher_processes;
+    int rc = launcher->find(launcher, &job->process, &w->process);
     if (rc < 0) {
         w->ended = true;
         w->rebooted = rc == -ENODATA;
-        w->end = w->rebooted ? LAUNCH_UNKNOWN : launcher_read_end(w->folder_fd);
+        w->end = launcher_read_end(w->folder_fd);
     }
     runner_report(r, job->id, rc == 0 ? "found running" : "its process has ended while nobody looked");
     return 0;
@@ -375,12 +393,14 @@ void job_runner_wake(struct job_runner *r)
 
 void job_runner_stop(struct job_runner *r)
 {
-    if (!r->has_thread)
-        return;
     atomic_store(&r->stopping, true);
-    job_runner_wake(r);
-    pthread_join(r->thread, NULL);
-    r->has_thread = false;
+    if (r->has_thread) {
+        job_runner_wake(r);
+        pthread_join(r->thread, NULL);
+        r->has_thread = false;
+    }
+    while (r->n_watches > 0)
+        remove_watch(r, &r->watches[0]);
 }
 
 void job_runner_free(struct job_runner *r)
@@ -388,8 +408,6 @@ void job_runner_free(struct job_runner *r)
     if (!r)
         return;
     job_runner_stop(r);
-    while (r->n_watches > 0)
-        remove_watch(r, &r->watches[0]);
     for (int i = 0; i < RUNNER_MAX_ARGS; i++)
         free(r->args[i]);
     if (r->root_fd >= 0)

@@ -13,13 +13,17 @@
 #define DDIMD_TRAINING_RUNNER_H
 
 #include "kernels/error.h"
-#include "training/jobs.h"
+#include "training/job_type.h"
+#include "training/launcher.h"
 
 #include <stdbool.h>
 
 struct job_runner_options {
-    const char *program;             // path of ddimd-train
-    const char *folder;              // absolute path of the state folder; jobs' folders are in folder/jobs
+    const struct job_type *types; // n_types of them; borrowed
+    int32_t n_types;
+    const struct job_launcher *in_daemon; // runs those of JOB_IN_DAEMON; borrowed, outlives the runner; NULL: none
+    const char *program;                  // path of ddimd-train
+    const char *folder;                   // absolute path of the state folder; jobs' folders are in folder/jobs
     const char *directory;           // that the program works in: its data sets' paths are relative to it; NULL: any
     const char *const *program_args; // more arguments for the program, NULL-terminated; NULL: none
     int32_t nice;                    // 0..19
@@ -45,10 +49,11 @@ int job_runner_start(struct job_runner *runner, struct error *err);
 /* There is something to do: a new job, a cancelled one. Any thread, also from a signal handler. */
 void job_runner_wake(struct job_runner *runner);
 
-/* Ends the thread after its round. Jobs run on. */
+/* Ends the thread after its round, and lets go of the jobs: processes run on, what runs inside the daemon stops where
+ * it can go on from, which is waited for. Idempotent. */
 void job_runner_stop(struct job_runner *runner);
 
-/* Stops, frees. Jobs run on. NULL is fine. */
+/* Stops, frees. NULL is fine. */
 void job_runner_free(struct job_runner *runner);
 
 /* One round, for who has a thread of his own; not while job_runner_start's runs. */

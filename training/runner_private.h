@@ -57,6 +57,10 @@ void runner_note_trouble(struct job_runner *r, int64_t job, const struct error *
 /* A new watch without process or folder; NULL without memory. Other watches may move. */
 struct watch *runner_add_watch(struct job_runner *r, int64_t id);
 
+/* The kind of that name, NULL where this daemon has none or lacks the launcher for it. */
+const struct job_type *runner_type(const struct job_runner *r, const char *name);
+const struct job_launcher *runner_launcher(const struct job_runner *r, const struct job_type *type);
+
 /* Starts queued jobs where their device is free, in the queue's order. */
 void runner_start_queued(struct job_runner *r);
 

@@ -53,13 +53,20 @@ static int prepare_folder(struct job_runner *r, const struct job *job, int *ret_
     return 0;
 }
 
-// Starts the program, held at its gate.
+// Starts it, held at its gate.
 static int launch(struct job_runner *r, const struct job *job, int folder_fd, struct launched *ret_launched,
                   struct error *err)
 {
     char folder[MAX_PATH], config[MAX_PATH + 16], threads[16];
-    const char *args[8 + RUNNER_MAX_ARGS] = {config, "--out", folder, "--resume"};
-    int n = 4, log_fd;
+    const char *args[9 + RUNNER_MAX_ARGS], *const rest[] = {config, "--out", folder, "--resume"};
+    int n = 0, log_fd;
+    const struct job_type *type = runner_type(r, job->type);
+    if (!type)
+        return error_set(err, -EINVAL, NULL, "this daemon runs no jobs of type %s", job->type);
+    if (type->verb)
+        args[n++] = type->verb;
+    memcpy(args + n, rest, sizeof rest);
+    n += sizeof rest / sizeof rest[0];
     if (snprintf(folder, sizeof folder, "%s/jobs/%lld", r->folder, (long long)job->id) >= (int)sizeof folder)
         return error_set(err, -ENAMETOOLONG, NULL, "the state folder's name is too long");
     snprintf(config, sizeof config, "%s/" CONFIG_NAME, folder);
@@ -70,17 +77,20 @@ static int launch(struct job_runner *r, const struct job *job, int folder_fd, st
     }
     for (int i = 0; r->args[i]; i++)
         args[n++] = r->args[i];
+    args[n] = NULL;
     int rc = job_file_open(folder_fd, FOLLOW_LOG_NAME, O_WRONLY | O_CREAT | O_APPEND, &log_fd);
     if (rc < 0)
         return error_set(err, rc, NULL, "cannot open the job's log: %s", strerror(-rc));
-    struct launch l = {.program = r->program,
+    const struct job_launcher *launcher = runner_launcher(r, type);
+    struct launch l = {.job = job->id,
+                       .program = r->program,
                        .args = args,
                        .folder = folder,
                        .directory = r->directory,
                        .log_fd = log_fd,
                        .nice = r->options.nice,
                        .idle = r->options.idle};
-    rc = launcher_start(&l, ret_launched, err);
+    rc = launcher->start(launcher, &l, ret_launched, err);
     close(log_fd);
     return rc;
 }
@@ -100,7 +110,8 @@ static int start(struct job_runner *r, const struct job *job, struct error *err)
         rc = job_store_start(r->store, job->id, &begin, err);
     }
     if (rc < 0) {
-        launcher_forget(&w->process);
+        if (w->process.launcher)
+            w->process.launcher->forget(&w->process);
         if (w->folder_fd >= 0)
             close(w->folder_fd);
         r->n_watches--; // it is the last
@@ -109,7 +120,7 @@ static int start(struct job_runner *r, const struct job *job, struct error *err)
     w->offset = begin.record_offset;
     w->checkpoint_step = begin.checkpoint_step;
     strcpy(w->device, job->device);
-    launcher_release(&w->process);
+    w->process.launcher->release(&w->process);
     runner_report(r, job->id, begin.checkpoint_step > 0 ? "started from its last checkpoint" : "started");
     return 0;
 }

@@ -107,6 +107,7 @@ static void nothing_runs_before_the_gate_opens(void **state)
     launcher_forget(&l); // as when the daemon dies
     assert_int_equal(kill(l.identity.pid, 0), -1);
     assert_false(exists(f, "ran"));
+    assert_int_equal(launcher_read_end(f->fd), LAUNCH_NEVER);
     l = start(f, "touch $0/ran");
     launcher_release(&l);
     assert_int_equal(wait_for_end(&l, f->fd), 0);
@@ -379,6 +380,7 @@ static void ends_are_judged(void **state)
         {"", -SIGKILL, MEMORY, JOB_ACTION_REQUEUE, JOB_END_OOM, 1, "lack of memory"},
         {"", -SIGKILL, MEMORY | DIED, JOB_ACTION_FAIL, JOB_END_OOM, 2, "lack of memory"},
         {"", LAUNCH_UNKNOWN, 0, JOB_ACTION_REQUEUE, JOB_END_LOST, 1, "gone"},
+        {"", LAUNCH_NEVER, DIED, JOB_ACTION_REQUEUE, JOB_END_LOST, 1, "before it ran"},
         {"", LAUNCH_UNKNOWN, REBOOT, JOB_ACTION_REQUEUE, JOB_END_REBOOT, 1, "machine"},
         {"", LAUNCH_UNKNOWN, REBOOT | DIED, JOB_ACTION_FAIL, JOB_END_REBOOT, 2, "machine"},
         {"finished", LAUNCH_UNKNOWN, REBOOT, JOB_ACTION_SUCCEED, JOB_END_EXIT, 0, ""},

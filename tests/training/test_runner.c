@@ -38,8 +38,14 @@ struct fixture {
 
 static void open_all(struct fixture *f)
 {
-    struct job_runner_options o = {
-        .program = program, .folder = f->folder, .nice = 1, .tick_ms = TICK_MS, .grace_ms = GRACE_MS};
+    static const struct job_type train = {.name = "train", .place = JOB_IN_PROCESS};
+    struct job_runner_options o = {.types = &train,
+                                   .n_types = 1,
+                                   .program = program,
+                                   .folder = f->folder,
+                                   .nice = 1,
+                                   .tick_ms = TICK_MS,
+                                   .grace_ms = GRACE_MS};
     struct error err = {0};
     if (job_store_open(f->folder, &(struct job_store_options){.busy_timeout_ms = 50}, &f->store, &err) < 0 ||
         job_runner_create(f->store, &o, &f->runner, &err) < 0)
