@@ -1,4 +1,5 @@
-/* conv.c: convolutions, all by oneDNN's direct ones, whose bits for an image do not depend on the batch.
+/* conv.c: convolutions by oneDNN's direct ones, whose bits for an image do not depend on the batch; in f32 the large
+ * 3x3 ones are winograd.c's.
  *
  * oneDNN has fast kernels for dense tensors only, so a view (or a tensor of another dtype) passes through a dense copy
  * in the scratch. A residual is added by the convolution itself. The gradient of the input of a convolution of stride 1
@@ -353,17 +354,29 @@ int lower_conv2d(struct device *d, const struct lowering *l, struct primitive **
     const struct tensor *w = &l->graph->tensors[n->in[1]];
     struct convolution *c = NULL;
     const float *bias = NULL;
-    int rc = convolution_create(d, l, n->in[0], n->out[0], n->n_in > 3 ? n->in[3] : TENSOR_NONE, &c, err);
+    tensor_id residual = n->n_in > 3 ? n->in[3] : TENSOR_NONE;
+    int rc = convolution_create(d, l, n->in[0], n->out[0], residual, &c, err);
     if (rc)
         return rc;
     rc = weights_vector(l, n->n_in > 2 ? n->in[2] : TENSOR_NONE, &bias, err);
     bool by_phases =
         n->attr.upsample2x && w->dim[1] == 3 && w->dim[2] == 3 && operand_pixels(&c->x) >= UPSAMPLE_BY_PHASES_PIXELS;
+    struct conv_shape s = conv_same_padding(&c->x, l->graph->compute, c->y.dtype, w, w->dim[0], n->attr.stride,
+                                            n->attr.upsample2x ? 2 : 1);
+    if (!rc && !by_phases && winograd_wins(d, &s)) {
+        convolution_free(&c->base);
+        return winograd_create(d, l,
+                               &(struct winograd_conv){.x = n->in[0],
+                                                       .y = n->out[0],
+                                                       .residual = residual,
+                                                       .param = w->index,
+                                                       .upsample2x = n->attr.upsample2x,
+                                                       .bias = bias},
+                               ret_primitive, err);
+    }
     if (!rc && by_phases) {
         rc = add_phases(c, l, w->index, bias, err);
     } else if (!rc) {
-        struct conv_shape s = conv_same_padding(&c->x, l->graph->compute, c->y.dtype, w, w->dim[0], n->attr.stride,
-                                                n->attr.upsample2x ? 2 : 1);
         c->spread_x = n->attr.upsample2x;
         c->sums = operand_exists(&c->residual);
         rc = add_call(c, l, &s, &(struct pack_request){.kind = PACK_FORWARD, .param = w->index}, bias, err);
@@ -457,6 +470,16 @@ int lower_conv2d_backward_data(struct device *d, const struct lowering *l, struc
         for (int axis = 0; axis < 2; axis++)
             for (int side = 0; side < 2; side++)
                 turned.pad[axis][side] = w->dim[1 + axis] - 1 - s.pad[axis][side];
+        if (!c->gather_y && winograd_wins(d, &turned)) {
+            convolution_free(&c->base);
+            return winograd_create(d, l,
+                                   &(struct winograd_conv){.x = n->in[0],
+                                                           .y = n->out[0],
+                                                           .residual = n->n_in > 2 ? n->in[2] : TENSOR_NONE,
+                                                           .param = w->index,
+                                                           .turned = true},
+                                   ret_primitive, err);
+        }
         c->sums = operand_exists(&c->residual) && !c->gather_y;
         rc = add_call(c, l, &turned, &(struct pack_request){.kind = PACK_FLIPPED, .param = w->index}, NULL, err);
     }

@@ -25,4 +25,19 @@ int conv_backward_create(struct device *d, const struct conv_shape *s, const dnn
 /* rc; where that is -ENOTSUP, err names the shape. */
 int conv_unsupported(const struct conv_shape *s, int rc, struct error *err);
 
+/* ---- winograd.c ---- */
+
+/* y = conv(x, 3x3 filters) + bias + residual, stride 1, one pixel of zeros around, by F(2x2, 3x3). */
+struct winograd_conv {
+    tensor_id x, y, residual;
+    int32_t param;     // the filters
+    bool turned;       // as for the gradient of the input
+    bool upsample2x;   // x is enlarged first
+    const float *bias; // or NULL
+};
+/* Whether it is faster than the direct convolution of this shape, whatever the batch is. */
+bool winograd_wins(const struct device *d, const struct conv_shape *s);
+int winograd_create(struct device *d, const struct lowering *l, const struct winograd_conv *conv,
+                    struct primitive **ret_primitive, struct error *err);
+
 #endif

@@ -139,7 +139,9 @@ enum pack_kind {
     PACK_FLIPPED,  // [I, O, R, S] turned by 180 degrees: the convolution that computes the gradient of its input
     PACK_UPSAMPLE, // 2x2 filter of one of the four phases of a 3x3 convolution on a nearest 2x upsampling
     PACK_STRIPS,   // matrix, as loops' gemm reads it
-    PACK_VECTOR,   // f32 as it is
+    PACK_WINOGRAD, // 3x3 filters transformed, as winograd_loops says
+    PACK_WINOGRAD_FLIPPED,
+    PACK_VECTOR, // f32 as it is
 };
 
 struct pack_request {

@@ -245,20 +245,32 @@ static void pack(const struct weights *w, const struct packed *p, int n_threads)
     else if (p->request.kind == PACK_STRIPS)
         w->device->loops->matrix->pack_strips(p->request.dtype, p->memory, from, (size_t)param->dim[0],
                                               (size_t)param->dim[3]);
+    else if (p->request.kind == PACK_WINOGRAD)
+        w->device->loops->winograd->filters(p->memory, from, (size_t)param->dim[0], (size_t)param->dim[3]);
+    else if (p->request.kind == PACK_WINOGRAD_FLIPPED)
+        w->device->loops->winograd->filters_turned(p->memory, from, (size_t)param->dim[3], (size_t)param->dim[0]);
     else
         memcpy(p->memory, from, p->bytes);
+}
+
+/* Kinds whose layout is ours, not oneDNN's. */
+static bool own_layout(enum pack_kind kind)
+{
+    return kind >= PACK_STRIPS;
 }
 
 static bool same_request(const struct pack_request *a, const struct pack_request *b)
 {
     if (a->kind != b->kind || a->param != b->param || a->phase != b->phase || a->dtype != b->dtype)
         return false;
-    return a->kind == PACK_STRIPS || a->kind == PACK_VECTOR || dnnl_memory_desc_equal(&a->layout, &b->layout);
+    return own_layout(a->kind) || dnnl_memory_desc_equal(&a->layout, &b->layout);
 }
 
 static size_t plain_bytes(const struct param *p, const struct pack_request *r)
 {
     size_t rows = (size_t)p->dim[0], columns = (size_t)p->dim[1] * (size_t)p->dim[2] * (size_t)p->dim[3];
+    if (r->kind == PACK_WINOGRAD || r->kind == PACK_WINOGRAD_FLIPPED)
+        return 16 * rows * (size_t)p->dim[3] * sizeof(float);
     if (r->kind == PACK_STRIPS)
         return (rows + GEMM_STRIP - 1) / GEMM_STRIP * GEMM_STRIP * columns * dtype_bytes(r->dtype);
     return rows * columns * sizeof(float);
@@ -281,7 +293,7 @@ static int packed_create(struct weights *w, const struct pack_request *request, 
         return error_set(err, -ENOMEM, NULL, "no memory for packed weights");
     p->request = *request;
     int rc = 0;
-    if (request->kind != PACK_STRIPS && request->kind != PACK_VECTOR)
+    if (!own_layout(request->kind))
         rc = layout_map_create(&request->layout, &p->map, err);
     if (!rc) {
         p->bytes = p->map ? p->map->bytes : plain_bytes(&w->params[request->param], request);

@@ -96,6 +96,28 @@ struct matrix_loops {
     void (*store_row)(enum dtype t, void *y, const float *x, const float *b, size_t n);
 };
 
+/* Tiles of 2x2 outputs, counted row by row, of one image of f32, and their 16 transformed values. */
+struct winograd_tiles {
+    struct pixels image; // input: x; output: y
+    size_t h, w, c;      // c a multiple of 16
+    int halvings;    // input: 1: the image is stored at half of h and w, and read as its nearest 2x upsampling; else 0
+    size_t first, n; // tiles
+    float *at;       // of tile `first`: [16][n][c], positions and tiles apart as follows
+    size_t position, row;
+    const float *bias;      // output: [c] or NULL
+    struct pixels residual; // output: added to y, maybe y itself; at NULL: none
+};
+
+/* A 3x3 convolution with one pixel of zeros around is, at each of 16 positions, one matrix product over channels. */
+struct winograd_loops {
+    void (*input)(const struct winograd_tiles *t);
+    void (*output)(const struct winograd_tiles *t);
+    /* u: [16][k / 32][c][32] of filters w [k, 3, 3, c]; k a multiple of 32, c of 16 */
+    void (*filters)(float *u, const float *w, size_t k, size_t c);
+    /* The same of the filters that give the gradient of the input: w is [c, 3, 3, k], its taps are read backwards. */
+    void (*filters_turned)(float *u, const float *w, size_t k, size_t c);
+};
+
 /* One head of one image: T positions of dimension d. */
 struct attention_head {
     size_t T, d;
@@ -136,6 +158,7 @@ struct loops {
     const struct norm_loops *norm;
     const struct matrix_loops *matrix;
     const struct attention_loops *attention;
+    const struct winograd_loops *winograd; // NULL where it would not be faster
     const struct state_loops *state;
 };
 
@@ -148,6 +171,7 @@ extern const struct random_loops LOOPS(random_loops);
 extern const struct norm_loops LOOPS(norm_loops);
 extern const struct matrix_loops LOOPS(matrix_loops);
 extern const struct attention_loops LOOPS(attention_loops), LOOPS(attention_amx_loops);
+extern const struct winograd_loops LOOPS(winograd_loops);
 extern const struct state_loops LOOPS(state_loops);
 #endif
 

@@ -15,5 +15,8 @@ const struct loops LOOPS(loops) = {
 #else
     .attention = &LOOPS(attention_loops),
 #endif
+#ifdef __AVX512F__
+    .winograd = &LOOPS(winograd_loops),
+#endif
     .state = &LOOPS(state_loops),
 };
