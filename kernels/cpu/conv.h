@@ -25,6 +25,12 @@ int conv_backward_create(struct device *d, const struct conv_shape *s, const dnn
 /* rc; where that is -ENOTSUP, err names the shape. */
 int conv_unsupported(const struct conv_shape *s, int rc, struct error *err);
 
+/* ---- conv_weights_tiles.c ---- */
+
+/* Whether loops->conv_weights computes the gradient of these filters. dw: [K, R, S, C]. */
+bool conv_weights_tiles_fit(const struct device *d, const struct lowering *l, const struct tensor *dw);
+lower_function lower_conv_weights_tiles;
+
 /* ---- winograd.c ---- */
 
 /* y = conv(x, 3x3 filters) + bias + residual, stride 1, one pixel of zeros around, by F(2x2, 3x3). */

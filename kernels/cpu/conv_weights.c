@@ -153,6 +153,8 @@ int lower_conv2d_backward_weights(struct device *d, const struct lowering *l, st
                                   struct error *err)
 {
     const struct node *n = l->node;
+    if (conv_weights_tiles_fit(d, l, &l->graph->tensors[n->out[0]]))
+        return lower_conv_weights_tiles(d, l, ret_primitive, err);
     struct weight_gradient *g = calloc(1, sizeof(*g));
     if (!g)
         return error_set(err, -ENOMEM, NULL, "no memory for a convolution's weight gradient");

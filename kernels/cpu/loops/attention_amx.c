@@ -8,40 +8,12 @@
  * blocks, and no block's result depends on the others. Sizes are padded with zeros to whole tiles; scores of padding
  * are left out of the softmax.
  */
+#include "kernels/cpu/loops/amx.h"
 #include "kernels/cpu/loops/loops.h"
-#include "kernels/cpu/loops/vec.h"
 
-enum { ROWS = 16, DEPTH = 32, TILE = ROWS * DEPTH, FORWARD_ROWS = 32, BACKWARD_ROWS = 64 };
+enum { FORWARD_ROWS = 32, BACKWARD_ROWS = 64 };
 
 static const float log2_e = 1.44269504088896341f, ln_2 = 0.693147180559945309f;
-
-struct tile_config {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-};
-
-/* GCC's tile intrinsics do not tell it which memory they read. */
-ALWAYS_INLINE void memory_barrier(void)
-{
-    __asm__ volatile("" ::: "memory");
-}
-
-static void tiles_begin(void)
-{
-    struct tile_config c = {.palette = 1};
-    for (int i = 0; i < 8; i++) {
-        c.row_bytes[i] = 64;
-        c.rows[i] = ROWS;
-    }
-    __asm__ volatile("" ::"r"(&c) : "memory");
-    _tile_loadconfig(&c);
-}
-
-static void tiles_end(void)
-{
-    _tile_release();
-}
 
 static size_t round_to(size_t n, size_t multiple)
 {
@@ -76,18 +48,6 @@ static void pack_turned(uint16_t *to, const uint16_t *x, size_t pitch, size_t n,
             vec_transpose(r);
             store_rows(to, r);
         }
-}
-
-/* Two rows of 16 elements as 16 pairs. */
-ALWAYS_INLINE veci pair_rows(const uint16_t *even, const uint16_t *odd)
-{
-    vech a = {0}, b = {0};
-    if (even)
-        memcpy(&a, even, sizeof(a));
-    if (odd)
-        memcpy(&b, odd, sizeof(b));
-    __m512i low = _mm512_cvtepu16_epi32((__m256i)a), high = _mm512_cvtepu16_epi32((__m256i)b);
-    return (veci)_mm512_or_si512(low, _mm512_slli_epi32(high, 16));
 }
 
 /* Tile of the right factor x [n, d]: rows [k, k + 32), columns [j, j + 16). */

@@ -118,6 +118,28 @@ struct winograd_loops {
     void (*filters_turned)(float *u, const float *w, size_t k, size_t c);
 };
 
+/* A few images whose gradients of the filters are summed, with packed copies of both factors in bf16. */
+struct conv_weights_group {
+    size_t h, w, c, k, r;   // of the output: h, w even; c, k multiples of 32; r x r filters, 1 or 3, stride 1
+    int halvings;           // as in winograd_tiles
+    size_t images;          // of this group
+    const uint16_t *x, *dy; // packed, image after image
+    float *dw;              // [k, r, r, c]
+    float *db;              // [k] or NULL
+    bool accumulate;        // add to what is there
+};
+
+struct conv_weights_loops {
+    /* Elements of one image, packed; of the group h, w, c, k, r are read. */
+    size_t (*x_elements)(const struct conv_weights_group *g);
+    size_t (*dy_elements)(const struct conv_weights_group *g);
+    /* One image of bf16. */
+    void (*pack_x)(const struct conv_weights_group *g, uint16_t *to, struct pixels x);
+    void (*pack_dy)(const struct conv_weights_group *g, uint16_t *to, struct pixels dy);
+    /* 32 output channels from k on. */
+    void (*multiply)(const struct conv_weights_group *g, size_t k);
+};
+
 /* One head of one image: T positions of dimension d. */
 struct attention_head {
     size_t T, d;
@@ -158,7 +180,8 @@ struct loops {
     const struct norm_loops *norm;
     const struct matrix_loops *matrix;
     const struct attention_loops *attention;
-    const struct winograd_loops *winograd; // NULL where it would not be faster
+    const struct winograd_loops *winograd;         // NULL where it would not be faster
+    const struct conv_weights_loops *conv_weights; // bf16; NULL where there is no kernel of ours
     const struct state_loops *state;
 };
 
@@ -172,6 +195,7 @@ extern const struct norm_loops LOOPS(norm_loops);
 extern const struct matrix_loops LOOPS(matrix_loops);
 extern const struct attention_loops LOOPS(attention_loops), LOOPS(attention_amx_loops);
 extern const struct winograd_loops LOOPS(winograd_loops);
+extern const struct conv_weights_loops LOOPS(conv_weights_loops);
 extern const struct state_loops LOOPS(state_loops);
 #endif
 

@@ -12,6 +12,7 @@ const struct loops LOOPS(loops) = {
     .matrix = &LOOPS(matrix_loops),
 #ifdef __AMX_BF16__
     .attention = &LOOPS(attention_amx_loops),
+    .conv_weights = &LOOPS(conv_weights_loops),
 #else
     .attention = &LOOPS(attention_loops),
 #endif
