@@ -12,7 +12,7 @@
 struct job_store;
 struct job_runner;
 
-enum api_state { API_STARTING, API_READY, API_DRAINING };
+enum api_state { API_STARTING, API_READY, API_LEAVING, API_DRAINING }; // leaving: api_hand_over()
 
 struct api_options {
     struct scheduler *scheduler; // both outlive the api
@@ -49,6 +49,9 @@ void api_set_state(struct api *a, enum api_state state);
 /* CLOCK_MONOTONIC at which the device's worker last turned (scheduler_options.alive). Any thread. */
 void api_set_alive(struct api *a, int64_t now_ns);
 
+/* Before a stop, where another process goes on with the listening socket: accepts nothing more, serves what comes on the
+ * connections that are open, one request each, and returns when nothing has come for a moment, or at deadline_ns. */
+void api_hand_over(struct api *a, int64_t deadline_ns);
 /* Waits until no request is under way, at most until deadline_ns (CLOCK_MONOTONIC); ends the listening socket and all
  * connections. The scheduler is drained or stopped before, else its requests stay suspended. Returns 0, -ETIMEDOUT
  * (some were cut off). */

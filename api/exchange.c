@@ -141,7 +141,7 @@ void exchange_answer(struct exchange *x, int status, const char *content_type, s
         exchange_header(x, "Content-Type", content_type);
     exchange_header(x, "X-Request-Id", x->request_id);
     exchange_header(x, "X-Content-Type-Options", "nosniff");
-    if (atomic_load(&x->api->state) == API_DRAINING)
+    if (atomic_load(&x->api->state) >= API_LEAVING)
         exchange_header(x, "Connection", "close");
 }
 

@@ -56,7 +56,7 @@ static void checks_write(struct api *a, const struct scheduler_stats *stats, str
     snprintf(detail, sizeof(detail), "%lld resident", (long long)stats->models);
     check_write(t, "model", stats->models > 0 && state != API_STARTING,
                 state == API_STARTING ? "being loaded" : detail);
-    check_write(t, "draining", state != API_DRAINING, state == API_DRAINING ? "the daemon is stopping" : "no");
+    check_write(t, "draining", state < API_LEAVING, state >= API_LEAVING ? "the daemon is stopping" : "no");
     check_write(t, "device", !stats->device_lost, stats->device_lost ? "lost" : a->options.device);
     snprintf(detail, sizeof(detail), "the last good step was %.1f s ago", shown > 0 ? shown : 0);
     check_write(t, "step", stats->shown_ns && shown < SHOWN_S, detail);

@@ -384,6 +384,22 @@ static int wait_for(struct api *a, const int *count, int64_t until_ns)
     return *count;
 }
 
+void api_hand_over(struct api *a, int64_t deadline_ns)
+{
+    const struct timespec moment = {.tv_nsec = 20000000};
+    int quiet = 0;
+    atomic_store(&a->state, API_LEAVING);
+    MHD_socket fd = a->http ? MHD_quiesce_daemon(a->http) : MHD_INVALID_SOCKET;
+    if (fd != MHD_INVALID_SOCKET)
+        close(fd);
+    while (quiet < 10 && now_ns() < deadline_ns) {
+        nanosleep(&moment, NULL);
+        pthread_mutex_lock(&a->lock);
+        quiet = a->n_live ? 0 : quiet + 1;
+        pthread_mutex_unlock(&a->lock);
+    }
+}
+
 int api_stop(struct api *a, int64_t deadline_ns)
 {
     int64_t soon_ns = now_ns() + 1000000000;

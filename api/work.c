@@ -34,6 +34,7 @@ const char *api_unready(struct api *a)
     switch (atomic_load(&a->state)) {
     case API_STARTING:
         return "the default model is being loaded";
+    case API_LEAVING:
     case API_DRAINING:
         return "the daemon is stopping";
     default:
@@ -47,7 +48,7 @@ bool api_check_ready(struct exchange *x)
 {
     struct problem p;
     int state = atomic_load(&x->api->state);
-    if (state == API_READY)
+    if (state == API_READY || state == API_LEAVING)
         return true;
     problem_set(&p, state == API_STARTING ? PROBLEM_STARTING : PROBLEM_DRAINING, NULL, "%s",
                 state == API_STARTING ? "the default model is being loaded" : "the daemon is stopping");

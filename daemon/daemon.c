@@ -2,6 +2,8 @@
  * Stopping goes backwards, once the requests under way are done. */
 #include "daemon/daemon.h"
 
+#include "daemon/notify.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
@@ -17,6 +19,8 @@
 #include <unistd.h>
 
 static const int64_t SECOND_NS = 1000000000, MIB = 1 << 20;
+#define LOAD_LIMIT_NS (600 * SECOND_NS) // for the default model, whatever the unit's start timeout says
+#define STOP_MARGIN_NS (30 * SECOND_NS) // from the last step to the end of the process; longer than the slowest step
 
 static int64_t monotonic_ns(void)
 {
@@ -26,6 +30,16 @@ static int64_t monotonic_ns(void)
 }
 
 /* ---- the scheduler's hooks; its worker ---- */
+
+/* While requests are finished, the unit's stop timeout does not count as long as steps are made. */
+static void drain_extend(struct daemon *d, int64_t now)
+{
+    int64_t until = atomic_load(&d->drain_until_ns);
+    if (now >= until || now - atomic_load(&d->extended_ns) < SECOND_NS)
+        return;
+    atomic_store(&d->extended_ns, now);
+    notify_extend(STOP_MARGIN_NS);
+}
 
 /* The watchdog is fed from here, so that a step that hangs restarts the service. */
 static void on_alive(void *context)
@@ -37,8 +51,9 @@ static void on_alive(void *context)
         api_set_alive(api, now);
     if (d->watchdog_ns && now - atomic_load(&d->pinged_ns) >= d->watchdog_ns) {
         atomic_store(&d->pinged_ns, now);
-        sd_notify(0, "WATCHDOG=1");
+        notify_alive();
     }
+    drain_extend(d, now);
 }
 
 static void on_device_lost(void *context)
@@ -55,6 +70,7 @@ static int events_open(struct daemon *d, struct error *err)
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
     signal(SIGPIPE, SIG_IGN);
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     d->signal_fd = signalfd(-1, &set, SFD_CLOEXEC);
@@ -67,8 +83,9 @@ static int events_open(struct daemon *d, struct error *err)
 
 static int socket_open(struct daemon *d, struct error *err)
 {
-    if (sd_listen_fds(1) > 0)
-        return listener_adopt(SD_LISTEN_FDS_START, &d->listener, err);
+    int n = sd_listen_fds(1);
+    if (n > 0)
+        return listener_adopt(SD_LISTEN_FDS_START, n, &d->listener, err);
     return listener_open(d->options->listen, &d->listener, err);
 }
 
@@ -159,17 +176,29 @@ static int http_open(struct daemon *d, struct error *err)
     if (rc)
         return rc;
     atomic_store(&d->api, api);
-    int fd = d->listener.fd;
-    d->listener.fd = -1;
-    return api_listen(api, fd, err);
+    return 0;
 }
 
-/* Takes the signal that has come: left pending, it would end the process once signals_restore() lets it through. */
-static void signal_take(struct daemon *d)
+static int http_listen(struct daemon *d, struct error *err)
+{
+    int fd = d->listener.fd;
+    d->listener.fd = -1;
+    int rc = api_listen(atomic_load(&d->api), fd, err);
+    if (rc == 0)
+        log_line(&d->log, LOG_INFO, "listening on %s", d->listener.address);
+    return rc;
+}
+
+/* Takes the signal that has come: left pending, it would end the process once signals_restore() lets it through.
+ * Returns its number, 0 for none. */
+static int signal_take(struct daemon *d)
 {
     struct signalfd_siginfo info;
-    if (read(d->signal_fd, &info, sizeof(info)) == sizeof(info))
+    if (read(d->signal_fd, &info, sizeof(info)) != sizeof(info))
+        return 0;
+    if (info.ssi_signo != SIGHUP)
         log_line(&d->log, LOG_INFO, "%s: stopping", info.ssi_signo == SIGINT ? "SIGINT" : "SIGTERM");
+    return (int)info.ssi_signo;
 }
 
 static void *load_main(void *context)
@@ -192,16 +221,18 @@ static void *load_main(void *context)
 static int default_load(struct daemon *d, struct error *err)
 {
     struct pollfd fds[] = {{d->signal_fd, POLLIN, 0}, {d->load.fd, POLLIN, 0}};
-    sd_notify(0, "STATUS=Loading the default model");
+    notify_status("Loading the default model");
+    notify_extend(LOAD_LIMIT_NS);
     int rc = pthread_create(&d->load.thread, NULL, load_main, d);
     if (rc)
         return error_set(err, -rc, NULL, "no thread to load the default model");
     d->load.running = true;
-    while (poll(fds, 2, -1) < 0 && errno == EINTR)
-        ;
-    if (!fds[1].revents) {
-        signal_take(d);
-        return error_set(err, -ECANCELED, NULL, "stopped while the default model was loading");
+    while (poll(fds, 2, -1) < 0 || !fds[1].revents) {
+        int number = fds[0].revents ? signal_take(d) : 0;
+        if (number == SIGHUP)
+            d->reload_wanted = true;
+        else if (number)
+            return error_set(err, -ECANCELED, NULL, "stopped while the default model was loading");
     }
     *err = d->load.err;
     return d->load.result;
@@ -214,17 +245,11 @@ static void load_end(struct daemon *d)
     d->load.running = false;
 }
 
-static void watchdog_init(struct daemon *d)
-{
-    uint64_t usec = 0;
-    if (sd_watchdog_enabled(0, &usec) > 0)
-        d->watchdog_ns = (int64_t)usec * 1000 / 4;
-}
-
 int daemon_start(struct daemon *d, struct error *err)
 {
     int rc = events_open(d, err);
-    watchdog_init(d);
+    d->watchdog_ns = notify_alive_interval_ns();
+    notify_status("Opening the device");
     if (rc == 0)
         rc = socket_open(d, err);
     if (rc == 0)
@@ -241,33 +266,72 @@ int daemon_start(struct daemon *d, struct error *err)
         const struct device_base *base = (const void *)d->device;
         log_line(&d->log, LOG_INFO, "ddimd %s: %s, %s, computing in %s", DDIMD_VERSION, d->backend->name,
                  base->description, precision_of(d) == DTYPE_F32 ? "f32" : "bf16");
-        log_line(&d->log, LOG_INFO, "listening on %s", d->listener.address);
-        rc = default_load(d, err);
+        /* On a socket of its own the daemon says while it starts that it does; a socket that outlives it holds the
+         * connections until they can be served. */
+        if (!d->listener.inherited)
+            rc = http_listen(d, err);
     }
     if (rc == 0)
+        rc = default_load(d, err);
+    if (rc == 0)
         rc = jobs_start(&d->jobs, err);
+    if (rc == 0) {
+        api_set_state(atomic_load(&d->api), API_READY);
+        if (d->listener.inherited)
+            rc = http_listen(d, err);
+    }
     if (rc)
         return rc;
-    api_set_state(atomic_load(&d->api), API_READY);
     log_line(&d->log, LOG_INFO, "ready");
-    sd_notifyf(0, "READY=1\nSTATUS=Serving on %s", d->listener.address);
+    notify_ready("Serving on %s", d->listener.address);
     return 0;
 }
 
 /* ---- wait and stop ---- */
 
+int daemon_reload(struct daemon *d, struct error *err)
+{
+    struct options o;
+    enum command command;
+    int rc = options_parse(d->argc, d->argv, &o, &command, err);
+    if (rc == 0)
+        log_set_level(&d->log, log_level_priority(o.log_level));
+    return rc;
+}
+
+static void on_sighup(struct daemon *d)
+{
+    struct error err = {0};
+    notify_reloading();
+    if (daemon_reload(d, &err)) {
+        log_line(&d->log, LOG_ERR, "SIGHUP: the configuration stays as it was: %s", err.message);
+        notify_ready("Serving on %s; the last reload failed: %s", d->listener.address, err.message);
+    } else {
+        log_line(&d->log, LOG_NOTICE, "SIGHUP: configuration read again");
+        notify_ready("Serving on %s", d->listener.address);
+    }
+}
+
 int daemon_wait(struct daemon *d)
 {
     struct pollfd fds[] = {{d->signal_fd, POLLIN, 0}, {d->lost_fd, POLLIN, 0}};
-    while (poll(fds, 2, -1) < 0 && errno == EINTR)
-        ;
-    if (fds[1].revents) {
-        log_line(&d->log, LOG_ERR, "the device failed; ending, so that the service manager starts anew");
-        sd_notify(0, "STATUS=The device failed");
-        return EXIT_DEVICE_LOST;
+    if (d->reload_wanted)
+        on_sighup(d);
+    for (;;) {
+        if (poll(fds, 2, -1) < 0)
+            continue;
+        if (fds[1].revents) {
+            log_line(&d->log, LOG_ERR, "the device failed; ending, so that the service manager starts anew");
+            notify_failed(EIO, "The device failed");
+            d->failed = true;
+            return EXIT_DEVICE_LOST;
+        }
+        int number = fds[0].revents ? signal_take(d) : 0;
+        if (number == SIGHUP)
+            on_sighup(d);
+        else if (number)
+            return EXIT_SUCCESS;
     }
-    signal_take(d);
-    return EXIT_SUCCESS;
 }
 
 /* A second signal is not waited for any more: it ends the process. */
@@ -282,9 +346,11 @@ static void signals_restore(void)
 
 static void requests_drain(struct daemon *d, struct api *api)
 {
+    if (d->listener.inherited)
+        api_hand_over(api, monotonic_ns() + SECOND_NS);
     api_set_state(api, API_DRAINING);
-    sd_notify(0, "STOPPING=1\nSTATUS=Finishing the requests under way");
     int64_t deadline = scheduler_now_ns(d->scheduler) + d->options->drain_seconds * SECOND_NS;
+    atomic_store(&d->drain_until_ns, deadline);
     if (scheduler_drain(d->scheduler, deadline) == -ETIMEDOUT)
         log_line(&d->log, LOG_WARNING, "requests were still under way after %d s and are given up",
                  d->options->drain_seconds);
@@ -296,6 +362,8 @@ static void requests_drain(struct daemon *d, struct api *api)
 void daemon_stop(struct daemon *d)
 {
     struct api *api = atomic_load(&d->api);
+    if (!d->failed)
+        notify_stopping(api ? "Finishing the requests under way" : "Stopping");
     signals_restore();
     jobs_stop(&d->jobs);
     if (api)

@@ -15,6 +15,8 @@ enum { EXIT_DEVICE_LOST = 3 };
 
 struct daemon {
     const struct options *options;
+    int argc; // the command line, for reloads
+    char **argv;
     struct log log;
     struct listener listener;
     struct device *device;
@@ -24,7 +26,7 @@ struct daemon {
     struct jobs jobs;
     _Atomic(struct api *) api; // NULL until it is there: the worker turns before
     int lost_fd;               // an eventfd, set once the device is lost
-    int signal_fd;             // SIGTERM, SIGINT
+    int signal_fd;             // SIGTERM, SIGINT, SIGHUP
     struct {
         pthread_t thread;
         bool running;
@@ -32,14 +34,21 @@ struct daemon {
         int result;
         struct error err;
     } load;              // of the default model
+    bool reload_wanted;  // a SIGHUP came before it was ready
+    bool failed;         // the service manager has been told why
     int64_t watchdog_ns; // between pings; 0: the service manager wants none
-    _Atomic int64_t pinged_ns;
+    _Atomic int64_t pinged_ns, extended_ns;
+    _Atomic int64_t drain_until_ns; // 0: not draining
 };
 
 /* From options to a socket that answers, with the default model resident; says so to the service manager. On failure
  * the caller still calls daemon_stop(). 0, -ECANCELED (a signal came before it was ready) or a negative errno. */
 int daemon_start(struct daemon *d, struct error *err);
-/* Waits for a signal or for the loss of the device. Returns the exit status that it asks for. */
+/* Reads the configuration again and takes over what may change while serving: the level of the log. Where it is bad,
+ * everything stays as it was. 0 or a negative errno. */
+int daemon_reload(struct daemon *d, struct error *err);
+/* Waits for a signal to end, or for the loss of the device; SIGHUP reloads. Returns the exit status that it asks for.
+ */
 int daemon_wait(struct daemon *d);
 /* Refuses new requests and ends the ones under way, for drain_seconds at most; then frees everything. A second signal
  * meanwhile ends the process at once. */

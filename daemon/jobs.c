@@ -4,6 +4,7 @@
 #include "api/api.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,12 +13,29 @@
 #include <syslog.h>
 #include <unistd.h>
 
-static void on_report(void *context, int64_t job, const char *message)
+/* What happened to a job, from the runner: one line with all that tells its story. */
+static void on_report(void *context, int64_t id, const char *message)
 {
-    if (job)
-        log_line(context, LOG_INFO, "job %lld: %s", (long long)job, message);
-    else
-        log_line(context, LOG_WARNING, "jobs: %s", message);
+    struct jobs *j = context;
+    struct job job;
+    if (!id) {
+        log_line(j->log, LOG_WARNING, "jobs: %s", message);
+        return;
+    }
+    if (job_store_get(j->store, id, &job, NULL)) {
+        log_line(j->log, LOG_WARNING, "job id=%" PRId64 " what=\"%s\"", id, message);
+        return;
+    }
+    bool ended = job.ended_ms >= job.started_ms && job.state != JOB_STATE_RUNNING;
+    char run[48] = "";
+    if (ended && job.started_ms)
+        snprintf(run, sizeof(run), " run_s=%.3f", (double)(job.ended_ms - job.started_ms) / 1e3);
+    log_line(j->log, job.state == JOB_STATE_FAILED ? LOG_WARNING : LOG_INFO,
+             "job id=%" PRId64 " type=%s state=%s attempt=%" PRId32 " step=%" PRId64 " steps=%" PRId64
+             " queue_s=%.3f%s what=\"%s\"",
+             id, job.type, job_state_name(job.state), job.attempts, job.step, job.total_steps,
+             job.started_ms ? (double)(job.started_ms - job.created_ms) / 1e3 : 0, run, message);
+    job_done(&job);
 }
 
 /* Makes the folder where it is missing, and its path absolute: jobs outlive this process and its folder. */
@@ -59,8 +77,9 @@ static int trainer_resolve(struct jobs *j, const struct options *o, struct error
     return 0;
 }
 
-int jobs_open(struct jobs *j, const struct options *o, struct log *log, struct error *err)
+int jobs_open(struct jobs *j, const struct options *o, const struct log *log, struct error *err)
 {
+    j->log = log;
     if (!o->state[0])
         return 0;
     int rc = folder_resolve(o->state, j->state, err);
@@ -83,7 +102,7 @@ int jobs_open(struct jobs *j, const struct options *o, struct log *log, struct e
                                    .per_device = o->jobs_per_device,
                                    .grace_ms = o->job_grace_seconds * 1000,
                                    .report = on_report,
-                                   .arg = log};
+                                   .arg = j};
     return job_runner_create(j->store, &r, &j->runner, err);
 }
 

@@ -9,12 +9,13 @@
 struct jobs {
     struct job_store *store; // NULL: no jobs (--state was not given)
     struct job_runner *runner;
+    const struct log *log;
     char state[OPTION_PATH_BYTES], datasets[OPTION_PATH_BYTES], trainer[OPTION_PATH_BYTES]; // absolute
 };
 
 /* Opens what --state names; nothing without it. Starts no job yet. On failure jobs_close() is still called. 0, -EBUSY
  * (another daemon has the folder), errors of files. */
-int jobs_open(struct jobs *j, const struct options *o, struct log *log, struct error *err);
+int jobs_open(struct jobs *j, const struct options *o, const struct log *log, struct error *err);
 /* Running jobs are followed on, queued ones start. 0, -EAGAIN. */
 int jobs_start(struct jobs *j, struct error *err);
 /* The runner ends, for good: processes go on without it, what runs inside the daemon has stopped where it can go on

@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -11,6 +12,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 union address {
@@ -157,9 +159,19 @@ int listener_open(const char *spec, struct listener *ret_listener, struct error 
     return 0;
 }
 
-int listener_adopt(int fd, struct listener *ret_listener, struct error *err)
+int listener_adopt(int fd, int n, struct listener *ret_listener, struct error *err)
 {
-    struct listener l = {.fd = fd};
+    struct listener l = {.fd = fd, .inherited = true};
+    if (n != 1)
+        return error_set(err, -EINVAL, "listen", "the service manager passed %d sockets; one is served", n);
+    if (sd_is_socket(fd, AF_UNSPEC, SOCK_STREAM, 1) <= 0)
+        return error_set(
+            err, -EINVAL, "listen",
+            "what the service manager passed is no stream socket that listens: ListenStream= and Accept=no "
+            "make one");
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK)) // several threads accept
+        return error_set(err, -errno, "listen", "the socket cannot be prepared: %s", strerror(errno));
     int rc = describe(fd, &l, err);
     if (rc == 0)
         *ret_listener = l;

@@ -1,5 +1,6 @@
 /* main.c: ddimd, the program. Exit status: 0 stopped as asked, 1 not started, 2 wrong options, 3 device lost. */
 #include "daemon/daemon.h"
+#include "daemon/notify.h"
 #include "kernels/backend.h"
 
 #include <errno.h>
@@ -8,19 +9,28 @@
 
 enum { EXIT_NOT_STARTED = 1, EXIT_WRONG_OPTIONS = 2 };
 
-static int run(const struct options *o)
+static int run(const struct options *o, int argc, char **argv)
 {
-    static const int priorities[] = {LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG};
-    struct daemon d = {.options = o, .listener = {.fd = -1}, .signal_fd = -1, .lost_fd = -1, .load.fd = -1};
+    struct daemon d = {.options = o,
+                       .argc = argc,
+                       .argv = argv,
+                       .listener = {.fd = -1},
+                       .signal_fd = -1,
+                       .lost_fd = -1,
+                       .load.fd = -1};
     struct error err = {0};
-    log_init(&d.log, priorities[o->log_level]);
+    log_init(&d.log, log_level_priority(o->log_level), (enum log_format)o->log_format);
     int status = EXIT_NOT_STARTED, rc = daemon_start(&d, &err);
-    if (rc == 0)
+    if (rc == 0) {
         status = daemon_wait(&d);
-    else if (rc == -ECANCELED)
+    } else if (rc == -ECANCELED) {
         status = EXIT_SUCCESS;
-    if (rc)
-        log_line(&d.log, rc == -ECANCELED ? LOG_INFO : LOG_ERR, "%s", err.message);
+        log_line(&d.log, LOG_INFO, "%s", err.message);
+    } else {
+        log_line(&d.log, LOG_ERR, "%s", err.message);
+        notify_failed(-rc, err.message);
+        d.failed = true;
+    }
     daemon_stop(&d);
     return status;
 }
@@ -45,8 +55,11 @@ int main(int argc, char **argv)
     case COMMAND_CHECK_CONFIG:
         puts("The configuration is good.");
         return EXIT_SUCCESS;
+    case COMMAND_CONFIG_SCHEMA:
+        options_schema(stdout);
+        return EXIT_SUCCESS;
     case COMMAND_RUN:
         break;
     }
-    return run(&o);
+    return run(&o, argc, argv);
 }

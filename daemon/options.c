@@ -6,9 +6,11 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <syslog.h>
 
 static const char *const precision_names[] = {"auto", "f32", "bf16", NULL};
 static const char *const log_level_names[] = {"error", "warning", "info", "debug", NULL};
+static const char *const log_format_names[] = {"text", "json", NULL};
 
 #define AT(member) offsetof(struct options, member)
 static const struct json_field option_fields[] = {
@@ -44,6 +46,8 @@ static const struct json_field option_fields[] = {
     {"drain_seconds", FIELD_INT32, AT(drain_seconds), 0, 86400,
      .help = "how long requests under way may take to end after SIGTERM"},
     {"log_level", FIELD_ENUM, AT(log_level), .names = log_level_names, .help = "error, warning, info or debug"},
+    {"log_format", FIELD_ENUM, AT(log_format), .names = log_format_names,
+     .help = "text (with fields where the journal is) or json, one object for each line"},
     {"state", FIELD_STRING, AT(state), .item_bytes = OPTION_PATH_BYTES,
      .help = "folder of jobs and all that they produce; empty: this daemon runs no jobs"},
     {"datasets", FIELD_STRING, AT(datasets), .item_bytes = OPTION_PATH_BYTES,
@@ -147,13 +151,13 @@ static const char *dashed(const char *name, char buffer[64])
 
 static int unknown_option(const char *argument, struct error *err)
 {
-    static const char *const others[] = {"--config", "--check-config", "--help", "--version"};
+    static const char *const others[] = {"--config", "--check-config", "--config-schema", "--help", "--version"};
     char names[JSON_MAX_FIELDS][64];
-    const char *list[JSON_MAX_FIELDS + 5], *nearest;
+    const char *list[JSON_MAX_FIELDS + 6], *nearest;
     int n = 0;
     for (; option_fields[n].name; n++)
         list[n] = dashed(option_fields[n].name, names[n]);
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 5; i++)
         list[n++] = others[i];
     list[n] = NULL;
     nearest = error_nearest_name(argument, list);
@@ -214,6 +218,8 @@ static int arguments_read(int argc, char **argv, struct options *o, const char *
         const char *argument = argv[i], *value;
         if (!strcmp(argument, "--check-config")) {
             *ret_command = COMMAND_CHECK_CONFIG;
+        } else if (!strcmp(argument, "--config-schema")) {
+            *ret_command = COMMAND_CONFIG_SCHEMA;
         } else if (!strcmp(argument, "--help") || !strcmp(argument, "-h")) {
             *ret_command = COMMAND_HELP;
         } else if (!strcmp(argument, "--version")) {
@@ -264,12 +270,19 @@ int options_parse(int argc, char **argv, struct options *ret_options, enum comma
     return 0;
 }
 
+int log_level_priority(enum log_level level)
+{
+    static const int priorities[] = {LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG};
+    return priorities[level];
+}
+
 void options_help(FILE *to)
 {
     json_t *defaults = json_fields_write(option_fields, &option_defaults);
     fputs("Usage: ddimd [OPTION]...\n\nServes diffusion models over HTTP.\n\n", to);
     fputs("  --config FILE\n        JSON object with the options below as keys, '_' in place of '-'\n", to);
     fputs("  --check-config\n        reads the configuration, says what is wrong with it, and ends\n", to);
+    fputs("  --config-schema\n        prints the configuration's keys as JSON Schema, and ends\n", to);
     fputs("  --help, --version\n", to);
     for (const struct json_field *f = option_fields; f->name; f++) {
         char name[64];
@@ -285,4 +298,13 @@ void options_help(FILE *to)
         free(value);
     }
     json_decref(defaults);
+}
+
+void options_schema(FILE *to)
+{
+    json_t *schema = json_fields_schema(option_fields, &option_defaults);
+    if (schema)
+        json_dumpf(schema, to, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
+    fputs("\n", to);
+    json_decref(schema);
 }

@@ -29,17 +29,22 @@ struct options {
     int32_t max_queue_mib, max_model_mib, max_rows;
     int32_t max_connections, http_threads, idle_timeout_seconds, drain_seconds;
     enum log_level log_level;
+    int log_format;                                                                         // enum log_format, of log.h
     char state[OPTION_PATH_BYTES], datasets[OPTION_PATH_BYTES], trainer[OPTION_PATH_BYTES]; // "": none, or as the help
                                                                                             // says
     int32_t job_threads, job_nice, job_grace_seconds, jobs_per_device;
 };
 
 /* What the command line asks for besides. */
-enum command { COMMAND_RUN, COMMAND_CHECK_CONFIG, COMMAND_HELP, COMMAND_VERSION };
+enum command { COMMAND_RUN, COMMAND_CHECK_CONFIG, COMMAND_CONFIG_SCHEMA, COMMAND_HELP, COMMAND_VERSION };
 
 /* Defaults, then the file that --config names, then the command line. 0, -EINVAL, -ENOENT (file), -EIO; err says what
  * is wrong where. */
 int options_parse(int argc, char **argv, struct options *ret_options, enum command *ret_command, struct error *err);
 void options_help(FILE *to);
+/* The configuration file as JSON Schema: for editors, and for the manual pages. */
+void options_schema(FILE *to);
+/* In syslog's terms: LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG. */
+int log_level_priority(enum log_level level);
 
 #endif

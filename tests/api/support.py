@@ -10,6 +10,7 @@ import signal
 import socket
 import struct
 import subprocess
+import threading
 import time
 import urllib.parse
 import zlib
@@ -46,13 +47,16 @@ class Daemon:
         self.log = open(pathlib.Path(models).parent / f"log-{time.monotonic_ns()}.txt", "w+b")
         self.process = subprocess.Popen([*prefix, BINARY, "--listen", listen, "--models", str(models), "--threads", "1",
                                          *arguments], stderr=self.log, stdout=subprocess.DEVNULL, env=env, **popen)
-        if wait:
-            self.wait_log(r"info ready$")
         self.address = self.unix_path = None
         if wait:
-            where = re.search(r"listening on (\S+)", self.log_text()).group(1)
-            self.unix_path = where[5:] if where.startswith("unix:") else None
-            self.address = None if self.unix_path else urllib.parse.urlsplit(where)
+            self.wait_log(r"info ready$")
+            self.find_address()
+
+    def find_address(self, log=None):
+        """Where it listens, as its log says."""
+        where = re.search(r"listening on ([^\s\"]+)", log or self.log_text()).group(1)
+        self.unix_path = where[5:] if where.startswith("unix:") else None
+        self.address = None if self.unix_path else urllib.parse.urlsplit(where)
 
     # -- the process
     def log_text(self):
@@ -131,6 +135,26 @@ class Daemon:
             if line.rsplit(" ", 1)[0] == name:
                 return float(line.rsplit(" ", 1)[1])
         return 0.0
+
+
+class Manager:
+    """The service manager's end of sd_notify()."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(str(path))
+        self.messages, self.path = [], path
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def read(self):
+        while True:
+            try:
+                self.messages.append(self.socket.recv(4096).decode())
+            except OSError:
+                return
+
+    def said(self, text):
+        return [m for m in self.messages if text in m.split("\n")]
 
 
 def parallel(calls, workers=64):

@@ -5,7 +5,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 
@@ -110,17 +109,6 @@ def test_unix_socket(start, tmp_path):
     assert third.stop() == 0 and not path.exists()
 
 
-def test_socket_activation(start):
-    with socket.create_server(("127.0.0.1", 0)) as s:
-        os.set_inheritable(s.fileno(), True)
-        script = ("import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ.update(LISTEN_PID=str(os.getpid()), "
-                  "LISTEN_FDS='1'); os.execv(sys.argv[2], sys.argv[2:])")
-        daemon = start(prefix=(sys.executable, "-c", script, str(s.fileno())), pass_fds=[s.fileno()],
-                       listen="127.0.0.1:1")
-        assert daemon.address.port == s.getsockname()[1]
-        assert daemon.get("/healthz").status == 200 and daemon.stop() == 0
-
-
 # ---- start
 
 def test_missing_models(models, tmp_path):
@@ -133,46 +121,6 @@ def test_missing_models(models, tmp_path):
 def test_missing_cuda(models):
     done = run("--listen", "127.0.0.1:0", "--models", str(models), "--backend", "cuda")
     assert done.returncode in (0, 1) and "error" in done.stderr
-
-
-class Manager:
-    """The service manager's end of sd_notify()."""
-
-    def __init__(self, path):
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.bind(str(path))
-        self.messages, self.path = [], path
-        threading.Thread(target=self.read, daemon=True).start()
-
-    def read(self):
-        while True:
-            try:
-                self.messages.append(self.socket.recv(4096).decode())
-            except OSError:
-                return
-
-    def said(self, text):
-        return [m for m in self.messages if text in m.split("\n")]
-
-
-def test_service_manager(start, tmp_path):
-    manager = Manager(tmp_path / "notify")
-    daemon = start(environment={"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "2000000", "JOURNAL_STREAM": ""})
-    eventually(lambda: manager.said("READY=1"), "not READY")
-    assert any(m.startswith("STATUS=Loading") for m in manager.messages[:manager.messages.index(manager.said("READY=1")[0])])
-    eventually(lambda: len(manager.said("WATCHDOG=1")) >= 3, "the watchdog is not fed while idle")
-    n = len(manager.said("WATCHDOG=1"))
-    daemon.generate(**{"class": 0, "n": 8, "steps": 300})
-    eventually(lambda: len(manager.said("WATCHDOG=1")) > n, "the watchdog is not fed")
-    assert daemon.stop() == 0 and manager.said("STOPPING=1")
-    manager.socket.close()
-
-
-def test_journal_priorities(start):
-    daemon = start(environment={"JOURNAL_STREAM": "8:1"}, wait=False)
-    daemon.wait_log(r"^<6>ready$")
-    assert daemon.stop() == 0
-    assert all(re.match(r"<[0-7]>", line) for line in daemon.log_text().splitlines())
 
 
 def test_log_lines(start):
