@@ -32,6 +32,7 @@ struct exchange {
     bool suspended;
     uint64_t ticket;                 // of the generation that is under way, 0: none
     int64_t watch;                   // hangup.h; HTTP thread
+    struct exchange *newer, *older;  // of the live ones, guarded by the api's lock
     void (*next)(struct exchange *); // after a wake
 
     /* the request; HTTP thread */

@@ -1,5 +1,6 @@
 /* openapi.c: GET /openapi.json, OpenAPI 3.1, made of the tables that dispatch and validate. */
 #include "api/private.h"
+#include "training/config.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -206,6 +207,9 @@ static json_t *schemas(void)
     for (const struct route *r = route_table; r->path; r++)
         if (r->schema)
             json_object_set_new(all, r->schema, body_schema(r));
+    json_object_set_new(all, "TrainConfig", train_config_schema());
+    json_t *job = json_object_get(json_object_get(all, "Job"), "properties");
+    json_object_set_new(json_object_get(job, "config"), "$ref", json_string("#/components/schemas/TrainConfig"));
     return all;
 }
 

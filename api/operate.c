@@ -1,6 +1,5 @@
-/* operate.c: what an operator asks: health, readiness, version, capabilities; and the small pages. */
+/* operate.c: what an operator asks: health, readiness, version, capabilities; and what a problem's type means. */
 #include "api/private.h"
-#include "api/page.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -168,7 +167,7 @@ void handle_capabilities(struct exchange *x)
     exchange_aside(x, capabilities_aside, capabilities_answer);
 }
 
-/* ---- pages ---- */
+/* ---- problems ---- */
 
 void handle_problem(struct exchange *x)
 {
@@ -180,16 +179,4 @@ void handle_problem(struct exchange *x)
     }
     text_printf(&t, "%s (%d)\n\n%s\n", problem_infos[kind].title, problem_infos[kind].status, problem_infos[kind].help);
     exchange_answer(x, 200, "text/plain; charset=utf-8", &t);
-}
-
-void handle_page(struct exchange *x)
-{
-    struct text t = {0};
-    text_append(&t, page_html, page_html_bytes);
-    exchange_answer(x, 200, "text/html; charset=utf-8", &t);
-    exchange_header(x, "Cache-Control", "no-cache");
-    exchange_header(x, "Content-Security-Policy",
-                    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src 'self' blob: "
-                    "data:; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'");
-    exchange_header(x, "Referrer-Policy", "no-referrer");
 }

@@ -27,6 +27,7 @@ struct api {
     pthread_mutex_t lock; // live exchanges: requests that began and did not end
     pthread_cond_t idle;
     int n_live, n_busy; // busy: wholly received, not yet wholly answered
+    struct exchange *newest, *oldest;
 
     /* metrics */
     _Atomic uint64_t answers[ROUTE_MAX_COUNT + 1][STATUS_KINDS]; // the last row: no route
@@ -80,5 +81,7 @@ void handle_metrics(struct exchange *x);
 void handle_openapi(struct exchange *x);
 void handle_problem(struct exchange *x);
 void handle_page(struct exchange *x);
+void handle_page_file(struct exchange *x);
+void handle_queue(struct exchange *x);
 
 #endif

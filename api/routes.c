@@ -9,6 +9,7 @@ static const char *const pictures[] = {"image/png",         "application/json", 
                                        "application/x-npy", "text/event-stream", NULL};
 static const char *const json[] = {"application/json", NULL};
 static const char *const html[] = {"text/html", NULL};
+static const char *const page_types[] = {"text/javascript", "text/css", "application/json", "image/svg+xml", NULL};
 static const char *const plain[] = {"text/plain", NULL};
 static const char *const objects[] = {"application/json", NULL};
 static const char *const fields[] = {"application/json", "application/x-www-form-urlencoded", NULL};
@@ -42,6 +43,8 @@ static const enum problem_kind publish_problems[] = {PROBLEM_BAD_BODY,      PROB
 const struct route route_table[] = {
     {"/", METHOD_GET, handle_page, html, NULL, no_fields, "page", "A page to try the daemon with",
      .problems = no_problems},
+    {"/web/{file}", METHOD_GET, handle_page_file, page_types, NULL, no_fields, "pageFile", "A file of the page",
+     .problems = lookup_problems},
     {"/generate", METHOD_GET | METHOD_POST, handle_generate, pictures, fields, generate_fields, "generate",
      "Generate images", .problems = generate_problems},
     {"/schedule", METHOD_GET, handle_schedule, json, NULL, schedule_fields, "schedule",
@@ -50,6 +53,8 @@ const struct route route_table[] = {
      .problems = replay_problems},
     {"/capabilities", METHOD_GET, handle_capabilities, json, NULL, no_fields, "capabilities",
      "Limits, models, methods, measured step times", .problems = no_problems},
+    {"/queue", METHOD_GET, handle_queue, json, NULL, no_fields, "queue", "Generations that wait and run, oldest first",
+     .problems = no_problems},
     {"/models", METHOD_GET, handle_models, json, NULL, no_fields, "models", "All models", .problems = no_problems},
     {"/models/{name}", METHOD_GET, handle_model, json, NULL, no_fields, "model", "One model",
      .problems = model_problems},

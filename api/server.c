@@ -44,10 +44,14 @@ static void on_http_message(void *context, const char *format, va_list args)
 
 /* ---- live exchanges ---- */
 
-static void live_begin(struct api *a)
+static void live_begin(struct exchange *x)
 {
+    struct api *a = x->api;
     pthread_mutex_lock(&a->lock);
     a->n_live++;
+    x->older = a->newest;
+    *(a->newest ? &a->newest->newer : &a->oldest) = x;
+    a->newest = x;
     pthread_mutex_unlock(&a->lock);
 }
 
@@ -64,6 +68,8 @@ static void live_end(struct exchange *x)
     struct api *a = x->api;
     pthread_mutex_lock(&a->lock);
     a->n_live--;
+    *(x->newer ? &x->newer->older : &a->newest) = x->older;
+    *(x->older ? &x->older->newer : &a->oldest) = x->newer;
     a->n_busy -= x->busy;
     pthread_cond_broadcast(&a->idle);
     pthread_mutex_unlock(&a->lock);
@@ -257,7 +263,7 @@ static void *on_uri(void *context, const char *uri, struct MHD_Connection *conne
     struct exchange *x = exchange_create(a, uri);
     if (x) {
         x->connection = connection;
-        live_begin(a);
+        live_begin(x);
     }
     return x;
 }

@@ -157,6 +157,11 @@ json_t *model_config_json(const struct model_config *c)
     return json_fields_write(model_fields, c);
 }
 
+json_t *model_config_schema(void)
+{
+    return json_fields_schema(model_fields, &model_config_default);
+}
+
 /* ---- diffusion ---- */
 
 /* Sampling divides by sqrt(alpha_bar) and sqrt(1 - alpha_bar). */
@@ -199,6 +204,11 @@ int diffusion_config_parse(const json_t *json, const char *path, struct diffusio
 json_t *diffusion_config_json(const struct diffusion_config *c)
 {
     return json_fields_write(diffusion_fields, c);
+}
+
+json_t *diffusion_config_schema(void)
+{
+    return json_fields_schema(diffusion_fields, &diffusion_config_default);
 }
 
 /* ---- data ---- */

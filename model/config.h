@@ -57,6 +57,10 @@ json_t *model_config_json(const struct model_config *c);
 json_t *diffusion_config_json(const struct diffusion_config *c);
 json_t *data_config_json(const struct data_config *c);
 
+/* JSON Schema with the defaults. New reference, NULL without memory. */
+json_t *model_config_schema(void);
+json_t *diffusion_config_schema(void);
+
 /* Whether the residual blocks of a level (downsampling 2^level) are followed by attention. The middle block always is.
  */
 bool model_config_attends(const struct model_config *c, int32_t level);

@@ -62,6 +62,7 @@ struct json_field {
     /* CUSTOM: reads into `member` (the struct's address + offset), path is the field's own. 0 or negative errno. */
     int (*read)(const json_t *json, const char *path, void *member, struct error *err);
     json_t *(*write)(const void *member); // new reference, NULL without memory
+    json_t *(*schema)(void);              // likewise; NULL: any value
     const char *help;                     // one line for people: help texts, OpenAPI
 };
 

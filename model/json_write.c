@@ -168,6 +168,7 @@ static json_t *schema_value(const struct json_field *f, const char *base)
     case FIELD_OBJECT:
         return json_fields_schema(f->fields, base ? base + f->offset : NULL);
     case FIELD_CUSTOM:
+        return f->schema ? f->schema() : json_object();
     case FIELD_JSON:
         return json_object();
     }

@@ -214,12 +214,15 @@ int64_t scheduler_expected_ns(struct scheduler *s, struct generation *g)
 
 static void place_of(struct scheduler *s, struct generation_state *r, struct scheduler_place *ret_place)
 {
+    int64_t now_ns = scheduler_now_ns(s), started_ns = r->g->started_ns;
     struct scheduler_place place = {
         .done_lane_steps = r->done_lane_steps,
         .total_lane_steps = (int64_t)r->g->n_images * r->g->table->n_rows,
-        .expected_ns = forecast_end_ns(s, r, scheduler_now_ns(s)),
+        .expected_ns = forecast_end_ns(s, r, now_ns),
+        .queued_ns = (started_ns ? started_ns : now_ns) - r->g->submitted_ns,
+        .running_ns = started_ns ? now_ns - started_ns : 0,
     };
-    for (const struct generation_state *o = s->oldest; o && !r->g->started_ns; o = o->next)
+    for (const struct generation_state *o = s->oldest; o && !started_ns; o = o->next)
         if (o != r && pick_compare(o, r) < 0)
             place.images_ahead += o->open_images;
     *ret_place = place;

@@ -151,6 +151,8 @@ struct scheduler_place {
     int64_t images_ahead; // of other requests, expected to be served before its next step; 0: it is running
     int64_t done_lane_steps, total_lane_steps;
     int64_t expected_ns; // until its end
+    int64_t queued_ns;   // from submit to its first step, or until now
+    int64_t running_ns;  // since its first step; 0: none yet
 };
 int scheduler_place(struct scheduler *s, uint64_t id, struct scheduler_place *ret_place); // 0, -ENOENT
 

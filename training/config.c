@@ -122,8 +122,10 @@ static json_t *write_diffusion(const void *member)
 
 #define AT(member) offsetof(struct train_config, member)
 static const struct json_field train_fields[] = {
-    {"model", FIELD_CUSTOM, AT(model), .required = true, .read = read_model, .write = write_model, .help = "network"},
-    {"diffusion", FIELD_CUSTOM, AT(diffusion), .read = read_diffusion, .write = write_diffusion, .help = "schedule"},
+    {"model", FIELD_CUSTOM, AT(model), .required = true, .read = read_model, .write = write_model,
+     .schema = model_config_schema, .help = "network"},
+    {"diffusion", FIELD_CUSTOM, AT(diffusion), .read = read_diffusion, .write = write_diffusion,
+     .schema = diffusion_config_schema, .help = "noise schedule"},
     {"dataset", FIELD_OBJECT, AT(dataset), .required = true, .fields = dataset_fields, .help = "images"},
     {"optimizer", FIELD_OBJECT, AT(optimizer), .fields = optimizer_fields, .help = "AdamW"},
     {"ema", FIELD_OBJECT, AT(ema), .fields = ema_fields, .help = "exponential moving average of the weights"},
@@ -225,6 +227,16 @@ int train_config_parse(const json_t *json, struct train_config *ret_config, stru
 json_t *train_config_json(const struct train_config *c)
 {
     return json_fields_write(train_fields, c);
+}
+
+json_t *train_config_schema(void)
+{
+    struct train_config defaults = train_config_default;
+    defaults.dataset.mode = 0; // it has no fixed default: as the model's channels
+    json_t *schema = json_fields_schema(train_fields, &defaults);
+    json_t *dataset = json_object_get(json_object_get(schema, "properties"), "dataset");
+    json_object_del(json_object_get(json_object_get(dataset, "properties"), "mode"), "default");
+    return schema;
 }
 
 /* ---- files and assignments ---- */

@@ -91,6 +91,9 @@ int train_config_load(const char *path, const char *const *sets, int32_t n_sets,
 /* The same as JSON, every key present. New reference, NULL without memory. */
 json_t *train_config_json(const struct train_config *c);
 
+/* JSON Schema of a configuration, with the defaults. New reference, NULL without memory. */
+json_t *train_config_schema(void);
+
 /* Whether a run that began with `then` can go on with `now`: everything that the steps depend on must be equal except
  * the optimizer's numbers, min_snr_gamma, epochs and what is only written or watched. 0, or -EINVAL with the first key
  * that differs.

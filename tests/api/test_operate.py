@@ -113,12 +113,55 @@ def test_openapi_fields(daemon):
                 assert daemon.post("/generate?dry_run=true", {name: value, "class": 0}).status == 200
 
 
+def test_openapi_describes_training(daemon):
+    """The schema of a configuration has every field, its default and its help: forms are made of it."""
+    schemas = daemon.get("/openapi.json").json()["components"]["schemas"]
+    config = schemas["TrainConfig"]["properties"]
+    assert schemas["Job"]["properties"]["config"]["$ref"] == "#/components/schemas/TrainConfig"
+    assert schemas["TrainConfig"]["required"] == ["model", "dataset"] and config["epochs"]["default"] == 100
+    assert config["model"]["properties"]["channel_mult"]["default"] == [1, 2, 2, 2] and config["diffusion"]["properties"]["T"]["default"] == 1000
+    assert "default" not in config["dataset"]["properties"]["mode"] and config["optimizer"]["properties"]["lr"]["exclusiveMinimum"] == 0
+    assert all(f["description"] for group in config.values() for f in group.get("properties", {"": group}).values())
+
+
+def test_queue(daemon):
+    assert daemon.get("/queue").json() | {"steps_done": 0, "last_step_lanes": 0} == {
+        "lanes": 0, "requests_total": 0, "images": 0, "row_steps": 0, "steps_done": 0, "last_step_lanes": 0, "requests": []}
+    streams = [daemon.connect() for _ in range(2)]
+    for i, (c, steps) in enumerate(zip(streams, (1000, 900))):
+        c.request("POST", f"/generate?class=1&n=2&steps={steps}&seed=1", headers={"Accept": "text/event-stream", "X-Request-Id": f"queue-{i}"})
+        c.getresponse()
+    eventually(lambda: len(daemon.get("/queue").json()["requests"]) == 2, "not two requests")
+    eventually(lambda: all(r["state"] == "running" for r in daemon.get("/queue").json()["requests"]), "they do not run")
+    queue = daemon.get("/queue").json()
+    first, second = queue["requests"]
+    assert [r["id"] for r in (first, second)] == ["queue-0", "queue-1"]  # oldest first
+    assert first["model"] == "colour" and first["images"] == 2 and first["steps"] == 1000 and first["total_lane_steps"] == 2000
+    assert first["priority"] == "normal" and first["sampler"] == "ddim" and first["guidance"] == 1 and first["images_ahead"] == 0
+    assert 0 < second["running_ms"] <= first["running_ms"] and first["queued_ms"] >= 0 and first["expected_ms"] > 0
+    assert queue["lanes"] == queue["images"] == 4 and queue["requests_total"] == 2
+    eventually(lambda: daemon.get("/queue").json()["requests"][0]["done_lane_steps"] > first["done_lane_steps"], "no progress")
+    for c in streams:
+        c.close()
+    eventually(lambda: daemon.get("/queue").json()["requests"] == [], "cancelled requests are listed")
+
+
 def test_page(daemon):
     page = daemon.get("/", Accept="text/html,application/xhtml+xml,*/*;q=0.8")
     assert page.status == 200 and page.headers["Content-Type"].startswith("text/html")
-    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"] and "unsafe" not in page.headers["Content-Security-Policy"]
     text = page.body.decode()
-    assert 'lang="en"' in text and "<form" in text and 'name="seed"' in text and "http://" not in text
+    assert 'lang="en"' in text and "http://" not in text and "https://" not in text
+    names = re.findall(r'"(web/[\w.]+)"', text)
+    assert len(names) == 3
+    for name in names:
+        file = daemon.get(f"/{name}")
+        assert file.status == 200 and file.body and "no-cache" in file.headers["Cache-Control"]
+        known = daemon.get(f"/{name}", If_None_Match=file.headers["ETag"])
+        assert known.status == 304 and not known.body and known.headers["ETag"] == file.headers["ETag"]
+    assert set(daemon.get("/web/presets.json").json()) == {"cifar10", "cifar10-small", "digits", "folder"}
+    assert daemon.get("/web/no-such-file.js").problem()["status"] == 404
+    assert daemon.get("/web/index.html").status == 404  # it is at / only, with its policy
 
 
 def test_ready_without_a_model(start):

@@ -426,8 +426,12 @@ static void test_place_and_expectation(void **state)
     assert_int_equal(place.images_ahead, 0);
     assert_int_equal(place.done_lane_steps, 1);
     assert_int_equal(place.total_lane_steps, 10);
+    assert_true(place.running_ns > 0);
+    assert_int_equal(place.queued_ns + place.running_ns, r.clock.now_ns - from);
     assert_int_equal(scheduler_place(r.s, c.id, &place), 0);
     assert_int_equal(place.images_ahead, 1);
+    assert_int_equal(place.running_ns, 0);
+    assert_int_equal(place.queued_ns, r.clock.now_ns - from);
     rig_until_idle(&r);
     assert_int_equal(scheduler_place(r.s, c.id, &place), -ENOENT);
     assert_true(llabs((second.finished_ns - from) - c.expected_ns) <= c.expected_ns / 4);
