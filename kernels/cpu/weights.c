@@ -22,6 +22,7 @@ struct layout_map {
     size_t offset;
     size_t bytes;
     bool o_fastest;   // a block is [block_i][block_o], both multiples of 16
+    bool pairs;       // a block is [16][block_o][2] of bf16, block_o a multiple of 16
     uint16_t table[]; // [block_o * block_i]: place in the block -> o * block_i + i
 };
 
@@ -75,6 +76,9 @@ int layout_map_create(const dnnl_memory_desc_t *layout, struct layout_map **ret_
     m->o_fastest = block[0] % 16 == 0 && block[1] % 16 == 0;
     for (size_t p = 0; p < block[0] * block[1]; p++)
         m->o_fastest = m->o_fastest && m->table[p] == p % block[0] * block[1] + p / block[0];
+    m->pairs = m->dtype == DTYPE_BF16 && block[0] % 16 == 0 && block[1] == 32;
+    for (size_t p = 0; m->pairs && p < block[0] * block[1]; p++)
+        m->pairs = m->table[p] == p / 2 % block[0] * block[1] + p / (2 * block[0]) * 2 + p % 2;
     *ret_map = m;
     return 0;
 }
@@ -213,27 +217,51 @@ struct packing {
     const struct packed *packed;
 };
 
+/* A whole block of pairs straight from the source, the usual case where training repacks. Returns whether it was one.
+ */
+static bool pack_block_pairs(const struct packing *p, size_t o0, size_t i0, size_t r, size_t s, void *to)
+{
+    const struct layout_map *m = p->packed->map;
+    const struct matrix_loops *loops = p->weights->device->loops->matrix;
+    const struct pack_request *q = &p->packed->request;
+    const float *w = p->weights->source + p->weights->params[q->param].offset;
+    if (!m->pairs || o0 + m->block_o > m->O || i0 + m->block_i > m->I || q->kind == PACK_UPSAMPLE)
+        return false;
+    if (q->kind == PACK_FORWARD)
+        loops->pack_pairs(to, m->block_o, w + ((o0 * m->R + r) * m->S + s) * m->I + i0, m->R * m->S * m->I);
+    else
+        loops->pack_pairs_turned(to, m->block_o, w + ((i0 * m->R + m->R - 1 - r) * m->S + m->S - 1 - s) * m->O + o0,
+                                 m->R * m->S * m->O);
+    return true;
+}
+
+static void pack_block(const struct packing *p, size_t o0, size_t i0, size_t r, size_t s, void *to)
+{
+    const struct layout_map *m = p->packed->map;
+    const struct pack_request *q = &p->packed->request;
+    const float *w = p->weights->source + p->weights->params[q->param].offset;
+    float tile[MAX_BLOCK];
+    if (pack_block_pairs(p, o0, i0, r, s, to))
+        return;
+    if (q->kind == PACK_FORWARD)
+        gather_forward(m, w, o0, i0, r, s, tile);
+    else if (q->kind == PACK_FLIPPED)
+        gather_flipped(m, w, o0, i0, r, s, tile);
+    else
+        gather_upsample(m, w, q->phase, o0, i0, r, s, tile);
+    p->weights->device->loops->matrix->shuffle(m->dtype, to, tile, m->table, m->block_o * m->block_i);
+}
+
 /* All blocks of one block row of o. */
 static void pack_filter_row(void *context, size_t o)
 {
     const struct packing *p = context;
     const struct layout_map *m = p->packed->map;
-    const struct pack_request *q = &p->packed->request;
-    const float *w = p->weights->source + p->weights->params[q->param].offset;
     for (size_t i = 0; i < m->blocks_i; i++)
         for (size_t r = 0; r < m->R; r++)
-            for (size_t s = 0; s < m->S; s++) {
-                float tile[MAX_BLOCK];
-                if (q->kind == PACK_FORWARD)
-                    gather_forward(m, w, o * m->block_o, i * m->block_i, r, s, tile);
-                else if (q->kind == PACK_FLIPPED)
-                    gather_flipped(m, w, o * m->block_o, i * m->block_i, r, s, tile);
-                else
-                    gather_upsample(m, w, q->phase, o * m->block_o, i * m->block_i, r, s, tile);
-                p->weights->device->loops->matrix->shuffle(
-                    m->dtype, (char *)p->packed->memory + block_offset(m, o, i, r, s) * dtype_bytes(m->dtype), tile,
-                    m->table, m->block_o * m->block_i);
-            }
+            for (size_t s = 0; s < m->S; s++)
+                pack_block(p, o * m->block_o, i * m->block_i, r, s,
+                           (char *)p->packed->memory + block_offset(m, o, i, r, s) * dtype_bytes(m->dtype));
 }
 
 static void pack(const struct weights *w, const struct packed *p, int n_threads)

@@ -90,6 +90,10 @@ struct matrix_loops {
     void (*pack_strips)(enum dtype t, void *to, const float *w, size_t k, size_t c);
     /* to[i] = tile[table[i]], n of them, as t */
     void (*shuffle)(enum dtype t, void *to, const float *tile, const uint16_t *table, size_t n);
+    /* to[i / 2][o][i % 2] in bf16 of w[o][i], o in 0 .. n - 1, i in 0 .. 31, rows of w `row` floats apart; n a multiple
+     * of 16. turned: of w[i][o]. */
+    void (*pack_pairs)(uint16_t *to, size_t n, const float *w, size_t row);
+    void (*pack_pairs_turned)(uint16_t *to, size_t n, const float *w, size_t row);
     /* to[o][i] = from[i][o], rows of `to` to_row apart, o and i multiples of 16 */
     void (*turn_block)(float *to, size_t to_row, const float *from, size_t o, size_t i);
     /* y = x + b, b may be NULL */

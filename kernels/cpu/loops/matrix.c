@@ -93,6 +93,37 @@ static void shuffle(enum dtype t, void *to, const float *tile, const uint16_t *t
     }
 }
 
+/* 16 values as bf16 in the low halves of 32 bits. */
+ALWAYS_INLINE vecu load_rounded(const float *w)
+{
+    return __builtin_convertvector(vec_to_bf16(vec_load(DTYPE_F32, w, 0, VEC)), vecu);
+}
+
+static void pack_pairs(uint16_t *to, size_t n, const float *w, size_t row)
+{
+    for (size_t o = 0; o < n; o += VEC) {
+        veci r[VEC];
+        for (size_t k = 0; k < VEC; k++) {
+            vech low = vec_to_bf16(vec_load(DTYPE_F32, w, (o + k) * row, VEC));
+            vech high = vec_to_bf16(vec_load(DTYPE_F32, w, (o + k) * row + VEC, VEC));
+            memcpy(&r[k], &low, sizeof(low));
+            memcpy((char *)&r[k] + sizeof(low), &high, sizeof(high));
+        }
+        vec_transpose(r);
+        for (size_t k = 0; k < VEC; k++)
+            memcpy(to + 2 * (k * n + o), &r[k], sizeof(r[k]));
+    }
+}
+
+static void pack_pairs_turned(uint16_t *to, size_t n, const float *w, size_t row)
+{
+    for (size_t k = 0; k < VEC; k++)
+        for (size_t o = 0; o < n; o += VEC) {
+            vecu pair = load_rounded(w + 2 * k * row + o) | load_rounded(w + (2 * k + 1) * row + o) << 16;
+            memcpy(to + 2 * (k * n + o), &pair, sizeof(pair));
+        }
+}
+
 /* to[o][i] = from[i][o], o and i multiples of 16 */
 static void turn_block(float *to, size_t to_row, const float *from, size_t o, size_t i)
 {
@@ -120,6 +151,8 @@ const struct matrix_loops LOOPS(matrix_loops) = {
     .gemm = gemm,
     .pack_strips = pack_strips,
     .shuffle = shuffle,
+    .pack_pairs = pack_pairs,
+    .pack_pairs_turned = pack_pairs_turned,
     .turn_block = turn_block,
     .store_row = store_row,
 };
