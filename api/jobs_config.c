@@ -91,6 +91,8 @@ int job_train_check(const void *context, const json_t *config, struct job_plan *
         return rc;
     if (c.resume[0])
         return error_set(err, -EINVAL, "resume", "is not for jobs: POST /jobs/{id}/resume goes on with one");
+    if (c.distill.teacher[0])
+        return error_set(err, -EINVAL, "distill.teacher", "is a path: only ddimd-train itself takes one");
     rc = look_at_dataset(o, &c, &n, err);
     if (rc == 0)
         rc = train_estimate(&c, n, !o->job_f32, &e, err);

@@ -100,6 +100,13 @@ static const struct json_field sample_fields[] = {
 };
 #undef AT
 
+static const struct json_field distill_fields[] = {
+    {"teacher", FIELD_STRING, offsetof(struct train_distill, teacher), .nullable = true, .item_bytes = TRAIN_PATH_BYTES,
+     .help = "model file whose guided prediction is to be learned"},
+    {"guidance", FIELD_FLOAT, offsetof(struct train_distill, guidance), 0, 20, .help = "of the teacher"},
+    {0},
+};
+
 static int read_model(const json_t *json, const char *path, void *member, struct error *err)
 {
     return model_config_parse(json, path, member, err);
@@ -134,6 +141,7 @@ static const struct json_field train_fields[] = {
     {"early_stopping", FIELD_OBJECT, AT(early_stopping), .nullable = true, .fields = early_stopping_fields,
      .help = "end where nothing improves"},
     {"sample", FIELD_OBJECT, AT(sample), .fields = sample_fields, .help = "grids of generated images"},
+    {"distill", FIELD_OBJECT, AT(distill), .fields = distill_fields, .help = "learn what a model does with guidance"},
     {"epochs", FIELD_INT32, AT(epochs), 1, 1e6, .help = "passes over the training images"},
     {"log_steps", FIELD_INT32, AT(log_steps), 1, 1e6, .help = "steps between lines of metrics.jsonl"},
     {"micro_batch", FIELD_INT32, AT(micro_batch), 0, 65536,
@@ -169,6 +177,7 @@ static const struct train_config train_config_default = {
     .epochs = 100,
     .log_steps = 10,
     .label_dropout = 0.1f,
+    .distill = {.guidance = 1.5f},
 };
 
 /* ---- checks that take more than one key ---- */
@@ -330,7 +339,7 @@ static const char *const fixed_keys[][2] = {
     {"dataset", "batch_size"}, {"dataset", "shuffle"},    {"dataset", "drop_last"},
     {"dataset", "flip"},       {"validation", NULL},      {"micro_batch", NULL},
     {"label_dropout", NULL},   {"antithetic", NULL},      {"seed", NULL},
-    {"precision", NULL},
+    {"distill", NULL},         {"precision", NULL},
 };
 
 int train_config_compatible(const struct train_config *then, const struct train_config *now, struct error *err)

@@ -63,6 +63,10 @@ struct train_config {
         float guidance;
         uint64_t seed;
     } sample;
+    struct train_distill {
+        char teacher[TRAIN_PATH_BYTES]; // model file, "" for none: the noise to predict is what was added
+        float guidance;
+    } distill;
     int32_t epochs;
     int32_t log_steps;   // steps between lines of metrics.jsonl
     int32_t micro_batch; // images that pass through the network at once; 0: the whole batch

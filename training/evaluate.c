@@ -50,14 +50,16 @@ static double squared_distance(const float *a, const float *b, size_t n)
     return sum;
 }
 
-int evaluator_loss(struct evaluator *e, const struct diffuser *d, struct learner *l, double *ret_loss,
-                   struct error *err)
+int evaluator_loss(struct evaluator *e, const struct diffuser *d, struct teacher *teacher, struct learner *l,
+                   double *ret_loss, struct error *err)
 {
     double sum = 0;
     for (int64_t first = 0; first < e->n; first += BATCH) {
         int32_t n = e->n - first < BATCH ? (int32_t)(e->n - first) : BATCH;
         diffuser_fix(d, e->x0 + (size_t)first * e->elements, e->y + first, n, first, e->n, &e->batch);
-        int r = learner_forward(l, n, e->batch.x, e->batch.t, e->batch.y, e->eps_theta, err);
+        int r = teacher ? teacher_eps(teacher, &e->batch, err) : 0;
+        if (r == 0)
+            r = learner_forward(l, n, e->batch.x, e->batch.t, e->batch.y, e->eps_theta, err);
         if (r < 0)
             return r;
         sum += squared_distance(e->eps_theta, e->batch.eps, (size_t)n * e->elements);

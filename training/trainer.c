@@ -35,8 +35,9 @@ struct trainer {
     struct diffuser diffuser;
     struct noised_batch batch;
     struct evaluator evaluator;
-    float *losses; // [batch_size]
-    float *values; // a flat vector on its way to a file
+    struct teacher *teacher; // NULL: none
+    float *losses;           // [batch_size]
+    float *values;           // a flat vector on its way to a file
     struct run_folder folder;
     struct progress progress;
     struct train_state state;
@@ -148,12 +149,32 @@ static int open_device(struct trainer *t, struct error *err)
     return t->backend->open(options, &t->device, err);
 }
 
+static enum dtype precision_of(const struct trainer *t)
+{
+    const struct device_base *base = (const struct device_base *)t->device;
+    return t->c->precision == TRAIN_AUTO ? base->native : t->c->precision == TRAIN_F32 ? DTYPE_F32 : DTYPE_BF16;
+}
+
+static int open_teacher(struct trainer *t, struct error *err)
+{
+    const struct train_config *c = t->c;
+    if (!c->distill.teacher[0])
+        return 0;
+    return teacher_open(&(struct teacher_options){.device = t->device,
+                                                  .path = c->distill.teacher,
+                                                  .guidance = c->distill.guidance,
+                                                  .model = c->model,
+                                                  .diffusion = c->diffusion,
+                                                  .height = c->dataset.image_size[0],
+                                                  .width = c->dataset.image_size[1],
+                                                  .precision = precision_of(t)},
+                        &t->teacher, err);
+}
+
 static int create_learner(struct trainer *t, struct error *err)
 {
     const struct device_base *base = (const struct device_base *)t->device;
-    enum dtype precision = t->c->precision == TRAIN_AUTO  ? base->native
-                           : t->c->precision == TRAIN_F32 ? DTYPE_F32
-                                                          : DTYPE_BF16;
+    enum dtype precision = precision_of(t);
     const struct learner_options o = {.device = t->device,
                                       .model = t->c->model,
                                       .height = t->c->dataset.image_size[0],
@@ -162,6 +183,7 @@ static int create_learner(struct trainer *t, struct error *err)
                                       .batch_size = t->c->dataset.batch_size,
                                       .micro_batch = t->c->micro_batch,
                                       .forward_batch = FORWARD_BATCH,
+                                      .values = t->teacher ? teacher_values(t->teacher) : NULL,
                                       .seed = t->c->seed};
     int r = learner_create(&o, &t->learner, err);
     if (r < 0)
@@ -200,6 +222,10 @@ static json_t *describe(const struct trainer *t, double metric)
     json_t *dataset = json_object_get(config, "dataset");
     json_object_del(dataset, "path");
     json_object_del(config, "resume");
+    if (t->teacher)
+        json_object_set_new(json_object_get(config, "distill"), "teacher", json_string(teacher_digest(t->teacher)));
+    else
+        json_object_del(config, "distill");
     json_object_del(config, "model");
     json_object_del(config, "diffusion");
     json_object_del(config, "sample");
@@ -388,6 +414,8 @@ static int step(struct trainer *t, struct error *err)
         return error_set(err, r, "dataset.path", "images can no longer be read");
     diffuser_draw(&t->diffuser, b->x, b->y, b->n, (uint32_t)s->step, &t->batch);
     loader_release(t->loader);
+    if (t->teacher && (r = teacher_eps(t->teacher, &t->batch, err)) < 0)
+        return r;
     if ((r = learner_gradient(t->learner, &t->batch, t->losses, &norm, err)) < 0)
         return r;
     s->step++;
@@ -476,7 +504,8 @@ static int end_epoch(struct trainer *t, struct error *err)
     s->epoch++;
     s->batch = 0;
     s->train_loss = sums_mean(&s->epoch_losses);
-    if (t->n_held_out && (r = evaluator_loss(&t->evaluator, &t->diffuser, t->learner, &s->val_loss, err)) < 0)
+    if (t->n_held_out &&
+        (r = evaluator_loss(&t->evaluator, &t->diffuser, t->teacher, t->learner, &s->val_loss, err)) < 0)
         return r;
     bool best = judge(t), last_one = s->epoch == t->c->epochs || exhausted(t);
     progress_line(&t->progress, "epoch %lld/%d  loss %.5f  val_loss %.5f%s  %.1f images/s  %s", (long long)s->epoch,
@@ -505,6 +534,8 @@ static int set_up(struct trainer *t, struct error *err)
         r = open_loader(t, err);
     if (r == 0)
         r = open_device(t, err);
+    if (r == 0)
+        r = open_teacher(t, err);
     if (r == 0)
         r = create_learner(t, err);
     return r == 0 ? allocate(t, err) : r;
@@ -567,6 +598,7 @@ static void tear_down(struct trainer *t)
     noised_batch_done(&t->batch);
     diffuser_done(&t->diffuser);
     learner_free(t->learner);
+    teacher_close(t->teacher);
     if (t->device)
         t->backend->close(t->device);
     dataset_close(t->dataset);

@@ -2,6 +2,7 @@
 
 The program is $DDIMD_TRAIN. Data and networks are tiny and made here.
 """
+import hashlib
 import json
 import os
 import random
@@ -212,6 +213,21 @@ def test_options(tmp_path, data):
         losses[name] = metrics(tmp_path / name)[0]["loss"]
     assert len(set(grids.values())) == 4
     assert losses["guided"] == losses["base"] and len(set(losses.values())) == 3
+
+
+def test_distillation(tmp_path, data):
+    """A student begins as its teacher: with guidance 1 it has nothing to learn, with guidance 3 the guided prediction."""
+    train(tmp_path, config(data, epochs=3, model__dropout=0.0), out="teacher")
+    teacher = tmp_path / "teacher" / "checkpoints" / "best.safetensors"
+    losses = {}
+    for guidance, lr in ((1, 1e-9), (3, 1e-3)):  # AdamW would make steps of lr of rounding errors too
+        c = config(data, epochs=6, model__dropout=0.0, optimizer__lr=lr, distill={"teacher": str(teacher), "guidance": guidance})
+        train(tmp_path, c, out=f"guided{guidance}")
+        losses[guidance] = [m["val_loss"] for m in metrics(tmp_path / f"guided{guidance}") if m["event"] == "epoch"]
+    assert losses[1][0] < 1e-9 < losses[3][0] * 1e-3
+    assert losses[3][-1] < losses[3][0]
+    metadata = json.loads(tensors(tmp_path / "guided3" / "checkpoints" / "last.safetensors")[1]["ddimd"])
+    assert metadata["training"]["config"]["distill"] == {"teacher": hashlib.sha256(teacher.read_bytes()).hexdigest(), "guidance": 3.0}
 
 
 def test_what_is_kept(tmp_path, data):
