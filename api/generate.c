@@ -3,14 +3,13 @@
 #include "api/private.h"
 #include "api/work.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Indices in route->offers, for the route's table of media types. */
-enum { OFFER_PNG, OFFER_JSON, OFFER_ZIP, OFFER_NPY, OFFER_EVENTS };
+/* Index in route->offers, behind those of enum result_form. */
+enum { OFFER_EVENTS = RESULT_NPY + 1 };
 
 /* ---- entity tags ---- */
 
@@ -39,130 +38,22 @@ static bool not_modified(struct exchange *x)
 
 /* ---- answers ---- */
 
-static void classes_write(const struct work *w, struct text *t)
-{
-    json_key(t, "classes");
-    json_open(t, '[');
-    for (int32_t i = 0; i < w->recipe.n_images; i++)
-        json_text(t, recipe_class_name(w->model, recipe_class_of(&w->recipe, i)));
-    json_close(t, ']');
-}
-
-static int images_write(const struct work *w, struct text *t)
-{
-    struct picture p = work_picture(w);
-    struct text png = {0};
-    int rc = 0;
-    json_key(t, "images");
-    json_open(t, '[');
-    for (int32_t i = 0; i < p.n && rc == 0; i++) {
-        png.length = 0;
-        rc = encode_image(&p, i, &png);
-        json_base64(t, png.data, png.length);
-    }
-    json_close(t, ']');
-    text_done(&png);
-    return rc;
-}
-
-static int grid_write(struct work *w, struct text *t)
-{
-    struct picture p = work_picture(w);
-    struct text png = {0};
-    int rc = encode_grid(&p, text_string(&w->comment), &png);
-    json_key(t, "png");
-    json_base64(t, png.data, png.length);
-    text_done(&png);
-    return rc;
-}
-
-int generate_write_json(struct work *w, bool with_grid, struct text *t)
-{
-    int64_t begun = now_ns();
-    json_key(t, "seed"), json_uint(t, w->recipe.fields.seed);
-    json_key(t, "model"), json_text(t, w->model->name);
-    classes_write(w, t);
-    int rc = images_write(w, t);
-    if (w->recipe.n_frames > 1)
-        json_key(t, "results_per_image"), json_int(t, w->recipe.n_frames);
-    if (rc == 0 && with_grid)
-        rc = grid_write(w, t);
-    json_key(t, "parameters");
-    json_raw(t, text_string(&w->comment) ? w->comment.data : "null");
-    w->encode_ns = now_ns() - begun;
-    work_write_timing(w, t);
-    return rc ? rc : t->failed ? -ENOMEM : 0;
-}
-
-static int answer_json(struct work *w, struct text *t)
-{
-    json_open(t, '{');
-    int rc = generate_write_json(w, false, t);
-    json_close(t, '}');
-    return rc;
-}
-
-static int answer_png(struct work *w, struct text *t)
-{
-    struct picture p = work_picture(w);
-    return encode_grid(&p, text_string(&w->comment), t);
-}
-
-static int answer_npy(struct work *w, struct text *t)
-{
-    struct picture p = work_picture(w);
-    return encode_npy(&p, t);
-}
-
-/* "0007-cat.png", with results of one image "0007-cat-02.png"; a class's name is kept as far as file names go. */
-static void member_name(const struct work *w, int32_t i, char *name, size_t bytes)
-{
-    int32_t image = i / w->recipe.n_frames, frame = i % w->recipe.n_frames;
-    char class_name[MODEL_CLASS_NAME_BYTES];
-    snprintf(class_name, sizeof(class_name), "%s", recipe_class_name(w->model, recipe_class_of(&w->recipe, image)));
-    for (char *c = class_name; *c; c++)
-        if (!isalnum((unsigned char)*c) && *c != '-' && *c != '_')
-            *c = '_';
-    int n = snprintf(name, bytes, "%04d-%s", image, class_name);
-    if (w->recipe.n_frames > 1)
-        n += snprintf(name + n, bytes - (size_t)n, "-%02d", frame);
-    snprintf(name + n, bytes - (size_t)n, ".png");
-}
-
-static int answer_zip(struct work *w, struct text *t)
-{
-    struct picture p = work_picture(w);
-    struct text png = {0};
-    struct zip z;
-    int rc = 0;
-    zip_begin(&z, t);
-    for (int32_t i = 0; i < p.n && rc == 0; i++) {
-        char name[MODEL_CLASS_NAME_BYTES + 32];
-        member_name(w, i, name, sizeof(name));
-        png.length = 0;
-        rc = encode_image(&p, i, &png);
-        if (rc == 0)
-            rc = zip_add(&z, name, png.data, png.length);
-    }
-    text_done(&png);
-    int finished = zip_finish(&z);
-    return rc ? rc : finished;
-}
-
 static void generate_answer(struct exchange *x)
 {
-    static int (*const writers[])(struct work * w, struct text * t) = {
-        [OFFER_PNG] = answer_png, [OFFER_JSON] = answer_json, [OFFER_ZIP] = answer_zip, [OFFER_NPY] = answer_npy};
     struct work *w = x->work;
     struct problem p;
+    struct result r;
     struct text body = {0};
     if (!work_outcome(w, &p)) {
         exchange_problem(x, &p);
         return;
     }
-    int64_t begun = now_ns();
-    int rc = writers[x->offer](w, &body);
-    w->encode_ns = now_ns() - begun;
+    int rc = work_result(w, &r);
+    if (rc == 0) {
+        rc = result_write(&r, (enum result_form)x->offer, &body);
+        w->encode_ms = r.timing.encode_ms;
+        result_done(&r);
+    }
     if (rc) {
         text_done(&body);
         exchange_fail(x, rc == -ENOMEM ? PROBLEM_OUT_OF_MEMORY : PROBLEM_INTERNAL, "the images cannot be encoded: %s",
@@ -236,7 +127,7 @@ static void generate_resolved(struct exchange *x)
         answer_dry_run(x);
         return;
     }
-    etag_make(w, x->route->offers[x->offer], x->offer == OFFER_JSON);
+    etag_make(w, x->route->offers[x->offer], x->offer == RESULT_JSON);
     if (x->offer == OFFER_EVENTS) {
         generate_stream(x);
     } else if (!not_modified(x)) {
@@ -245,7 +136,7 @@ static void generate_resolved(struct exchange *x)
     }
 }
 
-/* The table's order of media types and OFFER_* belong together; a dry run answers JSON whatever Accept says. */
+/* A dry run answers JSON whatever Accept says. */
 void handle_generate(struct exchange *x)
 {
     struct problem p;

@@ -50,7 +50,7 @@ static void replay_answer(struct exchange *x)
         exchange_fail(x, PROBLEM_OUT_OF_MEMORY, "no memory for the picture");
         return;
     }
-    w->encode_ns = now_ns() - begun;
+    w->encode_ms = (double)(now_ns() - begun) / 1e6;
     bool identical = png.length == x->body.length && memcmp(png.data, x->body.data, png.length) == 0;
     text_done(&png);
     json_open(&t, '{');
@@ -60,7 +60,8 @@ static void replay_answer(struct exchange *x)
     versions_write(&t, "now", w->model->digest, DDIMD_VERSION, x->api->options.device);
     json_key(&t, "parameters");
     json_raw(&t, text_string(&w->comment) ? w->comment.data : "null");
-    work_write_timing(w, &t);
+    struct timing timing = work_timing(w);
+    timing_write(&timing, &t);
     json_close(&t, '}');
     exchange_answer(x, 200, "application/json", &t);
     work_headers(x);

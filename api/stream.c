@@ -94,8 +94,15 @@ static void write_result(struct exchange *x)
     struct problem p;
     w->result_written = true;
     if (work_outcome(w, &p)) {
+        struct result r;
         event_begin(w, "result");
-        if (generate_write_json(w, true, &w->out) == 0) {
+        int rc = work_result(w, &r);
+        if (rc == 0) {
+            rc = result_write_members(&r, true, &w->out);
+            w->encode_ms = r.timing.encode_ms;
+            result_done(&r);
+        }
+        if (rc == 0) {
             event_end(w);
             work_count(x);
             return;

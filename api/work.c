@@ -291,30 +291,39 @@ struct picture work_picture(const struct work *w)
                             .to_grayscale = f->to_grayscale};
 }
 
-struct timing {
-    double queue_ms, sample_ms, encode_ms;
-};
-
-static struct timing timing_of(const struct work *w)
+struct timing work_timing(const struct work *w)
 {
     const struct generation *g = w->generation;
     int64_t started = g->started_ns ? g->started_ns : g->finished_ns;
     return (struct timing){(double)(started - g->submitted_ns) / 1e6, (double)(g->finished_ns - started) / 1e6,
-                           (double)w->encode_ns / 1e6};
+                           w->encode_ms};
 }
 
-void work_write_timing(const struct work *w, struct text *t)
+int work_result(struct work *w, struct result *ret_result)
 {
-    struct timing ms = timing_of(w);
-    json_key(t, "timing");
-    text_printf(t, "{\"queue_ms\":%.3f,\"sample_ms\":%.3f,\"encode_ms\":%.3f}", ms.queue_ms, ms.sample_ms,
-                ms.encode_ms);
+    const struct recipe *recipe = &w->recipe;
+    struct result r = {.picture = work_picture(w),
+                       .n_frames = recipe->n_frames,
+                       .n_each = recipe->fields.n,
+                       .classes = calloc((size_t)recipe->n_classes, sizeof(*r.classes)),
+                       .model = w->model->name,
+                       .recipe = text_string(&w->comment),
+                       .seed = recipe->fields.seed,
+                       .timing = work_timing(w)};
+    if (!r.classes || !r.recipe) {
+        result_done(&r);
+        return -ENOMEM;
+    }
+    for (int32_t i = 0; i < recipe->n_classes; i++)
+        r.classes[i] = recipe_class_name(w->model, recipe->classes[i]);
+    *ret_result = r;
+    return 0;
 }
 
 void work_count(struct exchange *x)
 {
     atomic_fetch_add(&x->api->images, (uint64_t)x->work->recipe.n_images);
-    atomic_fetch_add(&x->api->encode_ns, (uint64_t)x->work->encode_ns);
+    atomic_fetch_add(&x->api->encode_ns, (uint64_t)(x->work->encode_ms * 1e6));
     atomic_fetch_add(&x->api->encodes, 1);
 }
 
@@ -330,7 +339,7 @@ void work_headers(struct exchange *x)
     if (w->etag[0])
         exchange_header(x, "ETag", w->etag);
     if (w->generation && w->ended) {
-        struct timing ms = timing_of(w);
+        struct timing ms = work_timing(w);
         snprintf(value, sizeof(value), "queue;dur=%.3f, sample;dur=%.3f, encode;dur=%.3f", ms.queue_ms, ms.sample_ms,
                  ms.encode_ms);
         exchange_header(x, "Server-Timing", value);
@@ -345,7 +354,7 @@ void work_note(struct exchange *x)
     pthread_mutex_unlock(&x->lock);
     if (!ended || !w->model)
         return;
-    struct timing ms = timing_of(w);
+    struct timing ms = work_timing(w);
     size_t n = strlen(x->note);
     snprintf(x->note + n, sizeof(x->note) - n,
              " model=%.40s images=%d steps=%d queue_ms=%.2f sample_ms=%.2f encode_ms=%.2f", w->model->name,

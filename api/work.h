@@ -5,9 +5,9 @@
 #ifndef DDIMD_API_WORK_H
 #define DDIMD_API_WORK_H
 
-#include "api/encode.h"
 #include "api/exchange.h"
 #include "api/recipe.h"
+#include "api/result.h"
 
 enum { ETAG_BYTES = 48 };
 
@@ -24,7 +24,7 @@ struct work {
     struct text comment;           // the recipe as a JSON object: the PNG's text
     char etag[ETAG_BYTES];
     void (*finish)(struct exchange *x); // answers, once the generation has ended
-    int64_t encode_ns;
+    double encode_ms;
 
     /* a stream of events (stream.c) */
     bool streaming, result_written;
@@ -48,10 +48,11 @@ void work_begin(struct exchange *x, void (*next)(struct exchange *x));
 int work_submit(struct exchange *x, int32_t preview_every);
 /* The outcome, for finish(): true where the images are there, else the problem. */
 bool work_outcome(const struct work *w, struct problem *ret_problem);
-/* The finished images as encode.h wants them. */
+/* The finished images as encode.h wants them, and as result.h does. 0, -ENOMEM; result_done(). */
 struct picture work_picture(const struct work *w);
-/* Adds {queue_ms, sample_ms, encode_ms}, or the header Server-Timing, and X-Seed, X-Model. */
-void work_write_timing(const struct work *w, struct text *ret_json);
+int work_result(struct work *w, struct result *ret_result);
+struct timing work_timing(const struct work *w);
+/* Server-Timing, X-Seed, X-Model, ETag. */
 void work_headers(struct exchange *x);
 /* Adds the finished images to the metrics. */
 void work_count(struct exchange *x);
@@ -63,7 +64,5 @@ void stream_answer(struct exchange *x);
 void stream_progress(struct generation *g, int64_t done_steps, int64_t total_steps, void *context);
 void stream_preview(struct generation *g, int32_t image, int32_t step, const float *x0, void *context);
 int stream_prepare(struct work *w);
-/* The JSON document of an answer, members only; with_grid adds "png". */
-int generate_write_json(struct work *w, bool with_grid, struct text *ret_json);
 
 #endif

@@ -62,7 +62,8 @@ struct generation {
     int32_t *class_index;     // [n_images], malloc'd, owned
     struct step_table *table; // malloc'd, owned
     uint64_t seed;
-    float guidance; // 1: one row, else two
+    uint64_t first_image; // index of the first image, for the noise
+    float guidance;       // 1: one row, else two
     bool clip;
     int32_t interval; // 0: the result only; else the starting noise, the state after every interval-th step, the result
     int32_t preview_every; // steps between previews; 0: none. None after the last step, whose result follows.

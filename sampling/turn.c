@@ -67,7 +67,7 @@ static void prepare(struct model_lane *m, int32_t n, int64_t now_ns)
             .clip = r->g->clip,
             .row = &r->g->table->rows[image->step],
             .seed = r->g->seed,
-            .image = (uint64_t)m->picks[k].image,
+            .image = r->g->first_image + (uint64_t)m->picks[k].image,
             .draw = (uint32_t)image->step + 1,
         };
     }
