@@ -11,6 +11,7 @@
 
 struct job_store;
 struct job_runner;
+struct generate_jobs;
 
 enum api_state { API_STARTING, API_READY, API_LEAVING, API_DRAINING }; // leaving: api_hand_over()
 
@@ -22,10 +23,11 @@ struct api_options {
     /* jobs; jobs NULL: this daemon has none. Both outlive the api, folders are copied by nobody. */
     struct job_store *jobs;
     struct job_runner *runner;
-    const char *datasets;      // folder that the data sets of jobs lie in, absolute
-    const char *models_folder; // that training results are published to
-    const char *job_device;    // what "auto" means: "cpu"
-    bool job_f32;              // estimates are for computing in f32
+    struct generate_jobs *generate_jobs; // runs those of type generate
+    const char *datasets;                // folder that the data sets of jobs lie in, absolute
+    const char *models_folder;           // that training results are published to
+    const char *job_device;              // what "auto" means: "cpu"
+    bool job_f32;                        // estimates are for computing in f32
     struct request_limits limits;
     size_t max_body_bytes, max_uri_bytes, max_header_bytes;
     unsigned max_connections, idle_timeout_s, n_threads;

@@ -65,7 +65,7 @@ int encode_image(const struct picture *p, int32_t i, struct text *ret)
 
 /* ---- NPY ---- */
 
-int encode_npy(const struct picture *p, struct text *ret)
+int encode_npy_head(const struct picture *p, struct text *ret)
 {
     enum { PREFIX = 10, ALIGN = 64 };
     struct text header = {0};
@@ -79,10 +79,16 @@ int encode_npy(const struct picture *p, struct text *ret)
     prefix[9] = (uint8_t)(header.length >> 8);
     text_append(ret, prefix, PREFIX);
     text_append(ret, header.data, header.length);
-    text_append(ret, p->images, (size_t)p->n * p->height * p->width * p->channels * sizeof(float)); // little endian
     int rc = ret->failed || header.failed ? -ENOMEM : 0;
     text_done(&header);
     return rc;
+}
+
+int encode_npy(const struct picture *p, struct text *ret)
+{
+    int rc = encode_npy_head(p, ret);
+    text_append(ret, p->images, (size_t)p->n * p->height * p->width * p->channels * sizeof(float)); // little endian
+    return rc ? rc : ret->failed ? -ENOMEM : 0;
 }
 
 /* ---- ZIP ---- */

@@ -22,7 +22,8 @@ struct picture {
 int encode_grid(const struct picture *p, const char *comment, struct text *ret);
 /* Image i alone as PNG; one channel stays grey. */
 int encode_image(const struct picture *p, int32_t i, struct text *ret);
-/* One float32 array [n, H, W, C], the states as they are (NPY format 1.0). */
+/* One float32 array [n, H, W, C], the states as they are (NPY format 1.0); its head alone. */
+int encode_npy_head(const struct picture *p, struct text *ret);
 int encode_npy(const struct picture *p, struct text *ret);
 
 /* A ZIP file of stored members (APPNOTE 6.3, no ZIP64): add, then finish. */

@@ -22,7 +22,7 @@ struct MHD_Connection;
 struct MHD_Response;
 struct work; // work.h
 
-enum { REQUEST_ID_BYTES = 65, WATCH_NONE = -1, EXCHANGE_ASIDE_HEADERS = 4 };
+enum { REQUEST_ID_BYTES = 65, WATCH_NONE = -1, EXCHANGE_ASIDE_HEADERS = 8 };
 
 struct exchange {
     struct api *api;

@@ -121,11 +121,16 @@ static int class_list_read(const json_t *json, const char *path, void *member, s
         "clip", FIELD_BOOL, AT(clip), .help = "Clips the predicted image to [-1, 1] at each step."                     \
     }
 
+#define QUEUE_FIELDS                                                                                                   \
+    {"priority", FIELD_ENUM, AT(priority), .names = priority_names, .help = "Which queue the request waits in."},      \
+    {                                                                                                                  \
+        "timeout_ms", FIELD_INT32, AT(timeout_ms), 1, 86400000,                                                        \
+            .help = "Give up after so many milliseconds, with 504; no limit where absent."                             \
+    }
+
 const struct json_field generate_fields[] = {
     RECIPE_FIELDS,
-    {"priority", FIELD_ENUM, AT(priority), .names = priority_names, .help = "Which queue the request waits in."},
-    {"timeout_ms", FIELD_INT32, AT(timeout_ms), 1, 86400000,
-     .help = "Give up after so many milliseconds, with 504; no limit where absent."},
+    QUEUE_FIELDS,
     {"dry_run", FIELD_BOOL, AT(dry_run),
      .help = "Only check: answers the resolved parameters, the timesteps, the cost and the expected wait."},
     {0},
@@ -133,13 +138,16 @@ const struct json_field generate_fields[] = {
 
 const struct json_field schedule_fields[] = {SCHEDULE_FIELDS, {0}};
 
-const struct json_field replay_fields[] = {
-    RECIPE_FIELDS,
-    {"digest", FIELD_STRING, AT(digest), .item_bytes = CHECKPOINT_DIGEST_CHARS + 1, .help = "SHA-256 of the model."},
-    {"build", FIELD_STRING, AT(build), .item_bytes = FIELD_TEXT_BYTES, .help = "Version of ddimd."},
-    {"device", FIELD_STRING, AT(device), .item_bytes = FIELD_TEXT_BYTES, .help = "Kind of device and precision."},
-    {0},
-};
+#define MAKER_FIELDS                                                                                                   \
+    {"digest", FIELD_STRING, AT(digest), .item_bytes = CHECKPOINT_DIGEST_CHARS + 1, .help = "SHA-256 of the model."},  \
+        {"build", FIELD_STRING, AT(build), .item_bytes = FIELD_TEXT_BYTES, .help = "Version of ddimd."},               \
+    {                                                                                                                  \
+        "device", FIELD_STRING, AT(device), .item_bytes = FIELD_TEXT_BYTES, .help = "Kind of device and precision."    \
+    }
+
+const struct json_field replay_fields[] = {RECIPE_FIELDS, MAKER_FIELDS, {0}};
+
+const struct json_field generate_job_fields[] = {RECIPE_FIELDS, QUEUE_FIELDS, MAKER_FIELDS, {0}};
 
 const struct json_field no_fields[] = {{0}};
 
@@ -281,7 +289,7 @@ static int duplicate_key(const struct error *err, struct problem *ret_problem)
     return problem_set(ret_problem, PROBLEM_BAD_FIELD, name, "%s is given more than once", name);
 }
 
-static int object_read(const char *text, size_t n, json_t **ret_object, struct problem *ret_problem)
+int fields_parse_object(const char *text, size_t n, json_t **ret_object, struct problem *ret_problem)
 {
     struct text quoted = {0};
     struct error err = {0};
@@ -342,7 +350,7 @@ static bool is_given(const struct json_field *table, uint64_t given, const char 
     return f && (given >> (f - table) & 1);
 }
 
-static int values_read(const struct json_field *table, const json_t *object, struct fields *ret_fields,
+int fields_read_object(const struct json_field *table, const json_t *object, struct fields *ret_fields,
                        struct problem *ret_problem)
 {
     struct error err = {0};
@@ -372,7 +380,7 @@ static int source_read(const struct json_field *table, const struct field_source
     int rc = 0;
     json_t *query = json_object(), *body = NULL;
     if (source->body_is_json && source->body_bytes)
-        rc = object_read(source->body, source->body_bytes, &body, ret_problem);
+        rc = fields_parse_object(source->body, source->body_bytes, &body, ret_problem);
     else if ((body = json_object()))
         rc = pairs_read(body, table, source->body, source->body_bytes, ret_problem);
     if (rc == 0)
@@ -394,7 +402,7 @@ int fields_read(const struct json_field *table, const struct field_source *sourc
     int rc = source_read(table, source, &object, ret_problem);
     if (rc)
         return rc;
-    rc = values_read(table, object, ret_fields, ret_problem);
+    rc = fields_read_object(table, object, ret_fields, ret_problem);
     json_decref(object);
     return rc;
 }

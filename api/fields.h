@@ -44,10 +44,11 @@ struct fields {
 };
 extern const struct fields fields_defaults;
 
-extern const struct json_field generate_fields[]; // GET and POST /generate
-extern const struct json_field schedule_fields[]; // GET /schedule
-extern const struct json_field replay_fields[];   // the text in a PNG of ours
-extern const struct json_field no_fields[];       // routes that take none
+extern const struct json_field generate_fields[];     // GET and POST /generate
+extern const struct json_field schedule_fields[];     // GET /schedule
+extern const struct json_field replay_fields[];       // the text in a PNG of ours
+extern const struct json_field generate_job_fields[]; // a job of type generate, as sent and as stored
+extern const struct json_field no_fields[];           // routes that take none
 
 /* What of these has no default that a schema could state. */
 bool field_has_default(const char *name);
@@ -64,6 +65,11 @@ struct field_source {
 int fields_read(const struct json_field *table, const struct field_source *source, struct fields *ret_fields,
                 struct problem *ret_problem);
 void fields_done(struct fields *f);
+/* The same from an object that is at hand. */
+int fields_read_object(const struct json_field *table, const json_t *object, struct fields *ret_fields,
+                       struct problem *ret_problem);
+/* A JSON object whose numbers of 19 digits and more become strings, as seeds may be. 0, -EINVAL. */
+int fields_parse_object(const char *text, size_t n, json_t **ret_object, struct problem *ret_problem);
 /* The same into a struct of the table's own, which holds the defaults. *ret_object: all values as they came, owned by
  * the caller (json_decref); FIELD_JSON members point into it. ret_given as in json_fields_read(), or NULL. 0, -EINVAL.
  */

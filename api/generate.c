@@ -1,4 +1,5 @@
 /* generate.c: GET and POST /generate: fields, entity tag, the scheduler, and the answer in the form that is wanted. */
+#include "api/detached.h"
 #include "api/negotiate.h"
 #include "api/private.h"
 #include "api/work.h"
@@ -12,18 +13,6 @@
 enum { OFFER_EVENTS = RESULT_NPY + 1 };
 
 /* ---- entity tags ---- */
-
-/* The recipe says model, build and device too; with the media type it fixes the bytes. A JSON answer holds times, so
- * its tag is a weak one. */
-static void etag_make(struct work *w, const char *media_type, bool weak)
-{
-    uint64_t a = text_hash(TEXT_HASH_SEED, w->comment.data, w->comment.length);
-    uint64_t b = text_hash(~TEXT_HASH_SEED, w->comment.data, w->comment.length);
-    a = text_hash(a, media_type, strlen(media_type));
-    b = text_hash(b, media_type, strlen(media_type));
-    snprintf(w->etag, sizeof(w->etag), "%s\"%016llx%016llx\"", weak ? "W/" : "", (unsigned long long)a,
-             (unsigned long long)b);
-}
 
 static bool not_modified(struct exchange *x)
 {
@@ -127,10 +116,14 @@ static void generate_resolved(struct exchange *x)
         answer_dry_run(x);
         return;
     }
-    etag_make(w, x->route->offers[x->offer], x->offer == RESULT_JSON);
+    result_etag(text_string(&w->comment), x->route->offers[x->offer], x->offer == RESULT_JSON, w->etag);
+    if (x->offer != OFFER_EVENTS && not_modified(x))
+        return;
+    if (detach(x))
+        return;
     if (x->offer == OFFER_EVENTS) {
         generate_stream(x);
-    } else if (!not_modified(x)) {
+    } else {
         w->finish = generate_answer;
         work_submit(x, 0);
     }

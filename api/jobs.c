@@ -50,18 +50,18 @@ const struct job_move job_move_defaults = {.position = 1};
 
 /* ---- helpers ---- */
 
-static void answer(struct exchange *x)
+void jobs_answer(struct exchange *x)
 {
+    const char *type = x->aside.content_type ? x->aside.content_type : "application/json";
+    int status = x->aside.status ? x->aside.status : 200;
     if (x->aside.problem.kind) {
         exchange_problem(x, &x->aside.problem);
         if (x->aside.problem.kind == PROBLEM_JOBS_STORE)
             exchange_header(x, "Retry-After", "5");
-        return;
+    } else {
+        exchange_answer(x, status, status == 204 ? NULL : type, &x->aside.text);
+        exchange_header(x, "Cache-Control", "no-store");
     }
-    const char *type = x->aside.content_type ? x->aside.content_type : "application/json";
-    int status = x->aside.status ? x->aside.status : 200;
-    exchange_answer(x, status, status == 204 ? NULL : type, &x->aside.text);
-    exchange_header(x, "Cache-Control", "no-store");
     for (int i = 0; i < x->aside.n_headers; i++)
         exchange_header(x, x->aside.headers[i].name, x->aside.headers[i].value);
 }
@@ -76,7 +76,7 @@ void jobs_aside_then(struct exchange *x, void (*aside)(struct exchange *x), void
 
 void jobs_aside(struct exchange *x, void (*aside)(struct exchange *x))
 {
-    jobs_aside_then(x, aside, answer);
+    jobs_aside_then(x, aside, jobs_answer);
 }
 
 int64_t jobs_path_id(const struct exchange *x)
@@ -295,33 +295,38 @@ static void created_answer(struct exchange *x, int64_t id)
     job_runner_wake(x->api->options.runner);
 }
 
-static void submit(struct exchange *x, const struct job_submit *f, const char *device)
+bool jobs_submit(struct exchange *x, struct job_new *j, int64_t *ret_id, bool *ret_existed)
 {
     struct error err = {0};
     char digest[FILE_SHA256_CHARS + 1];
-    int64_t id;
-    bool existed;
-    char *text = json_dumps(f->config, JSON_COMPACT);
-    struct job_new j = {.type = job_type_names[f->type], .name = f->name, .device = device, .config = text};
     if (x->aside.key[0]) {
         struct text request = {0};
         text_printf(&request, "%s\n", x->query);
         text_append(&request, x->body.data ? x->body.data : "", x->body.length);
         sha256_hex(text_string(&request), request.length, digest);
         text_done(&request);
-        j.key = x->aside.key;
-        j.digest = digest;
+        j->key = x->aside.key;
+        j->digest = digest;
     }
-    int rc = text ? job_store_submit(x->api->options.jobs, &j, &id, &existed, &err)
-                  : error_set(&err, -ENOMEM, NULL, "no memory for the job");
-    free(text);
-    if (rc) {
+    int rc = j->config ? job_store_submit(x->api->options.jobs, j, ret_id, ret_existed, &err)
+                       : error_set(&err, -ENOMEM, NULL, "no memory for the job");
+    if (rc)
         jobs_problem(x, rc, &err);
-        return;
-    }
-    if (existed)
+    else if (*ret_existed)
         jobs_header(x, "Idempotent-Replayed", "true");
-    created_answer(x, id);
+    return rc == 0;
+}
+
+static void submit(struct exchange *x, const struct job_submit *f, const struct job_plan *plan)
+{
+    int64_t id;
+    bool existed;
+    const struct job_type *type = &api_job_types[f->type];
+    char *text = json_dumps(type->store_plan ? plan->config : f->config, JSON_COMPACT);
+    struct job_new j = {.type = type->name, .name = f->name, .device = plan->device, .config = text};
+    if (jobs_submit(x, &j, &id, &existed))
+        created_answer(x, id);
+    free(text);
 }
 
 /* The field's path begins with "config", and no path of the daemon's is told. */
@@ -349,21 +354,27 @@ static void submit_aside(struct exchange *x)
     else if (f.dry_run)
         dry_run_write(x, &plan);
     else
-        submit(x, &f, plan.device);
+        submit(x, &f, &plan);
     job_plan_done(&plan);
     json_decref(object);
 }
 
-void handle_job_submit(struct exchange *x)
+bool jobs_read_key(struct exchange *x)
 {
     const char *key = exchange_request_header(x, "Idempotency-Key");
     size_t n = key ? strlen(key) : 0;
     if (key && (n == 0 || n >= JOB_KEY_BYTES)) {
         exchange_fail(x, PROBLEM_BAD_FIELD, "the header Idempotency-Key has 1 to %d characters", JOB_KEY_BYTES - 1);
-        return;
+        return false;
     }
     snprintf(x->aside.key, sizeof(x->aside.key), "%s", key ? key : "");
-    jobs_aside(x, submit_aside);
+    return true;
+}
+
+void handle_job_submit(struct exchange *x)
+{
+    if (jobs_read_key(x))
+        jobs_aside(x, submit_aside);
 }
 
 /* ---- GET /jobs, GET /jobs/{id} ---- */
@@ -431,6 +442,8 @@ static void was_answer(struct exchange *x, int rc, enum job_state was, const str
     job_runner_wake(x->api->options.runner);
     if (!jobs_get(x, &job))
         return;
+    if (job_state_ended(job.state))
+        job_waits_end(x->api, job.id); // it was queued: no runner tells of its end
     json_open(t, '{');
     json_key(t, "was"), json_text(t, job_state_name(was));
     json_key(t, "job"), job_write(&job, false, t);

@@ -19,15 +19,23 @@ void jobs_aside(struct exchange *x, void (*aside)(struct exchange *x));
 /* The same with a continuation of the caller's own. */
 void jobs_aside_then(struct exchange *x, void (*aside)(struct exchange *x), void (*next)(struct exchange *x));
 
+/* The continuation that jobs_aside() has: answers with what is in x->aside, headers with problems too. */
+void jobs_answer(struct exchange *x);
+
 /* ---- for what runs aside ---- */
 
 /* The job's number that the path names, the first of its names; 0 where that is no number. */
 int64_t jobs_path_id(const struct exchange *x);
+/* Reads the header Idempotency-Key into x->aside.key, "" where there is none. false: a problem was answered. */
+bool jobs_read_key(struct exchange *x);
 /* The path's second name. */
 const char *jobs_path_part(const struct exchange *x);
 /* Reads the query (and the body where the route takes one) into `into`, which holds the route's defaults. *ret_object
  * as in fields_read_struct(), NULL where it is not wanted. false: the problem is in x->aside. */
 bool jobs_read_fields(struct exchange *x, void *into, uint64_t *ret_given, json_t **ret_object);
+/* Queues a job, under x->aside.key where that is not empty. j->config NULL: no memory. The caller wakes the runner.
+ * false: the problem is in x->aside. */
+bool jobs_submit(struct exchange *x, struct job_new *j, int64_t *ret_id, bool *ret_existed);
 /* An error of the store as a problem in x->aside. */
 void jobs_problem(struct exchange *x, int rc, const struct error *err);
 /* A header for the answer. */
@@ -47,6 +55,16 @@ void job_time_write(struct text *t, const char *key, int64_t ms);
 
 /* Jobs for GET /metrics into x->aside.text. */
 void job_gauges_aside(struct exchange *x);
+
+/* ---- requests that wait for a job of type generate (detached.c) ---- */
+
+struct job_waits;
+int job_waits_create(struct job_waits **ret_waits); // 0, -ENOMEM
+void job_waits_free(struct job_waits *w);           // nobody waits; NULL is fine
+/* The job has ended, or the daemon lets go of it (job 0: of all): those who wait look at it. Any thread. */
+void job_waits_end(struct api *a, int64_t job);
+/* For a request that hung up while it waited: its job is cancelled, on a helper thread. x->lock is not held. */
+void job_waits_hangup(struct exchange *x);
 
 /* ---- streams of events ---- */
 
@@ -69,7 +87,7 @@ int job_dataset_path(const struct api_options *o, const char *field, const char 
 
 extern const char *const job_type_names[]; // of api_job_types, NULL-terminated
 extern const struct json_field job_submit_fields[], job_list_fields[], job_move_fields[], job_events_fields[],
-    job_metrics_fields[], job_log_fields[], job_publish_fields[];
+    job_metrics_fields[], job_log_fields[], job_publish_fields[], job_result_fields[];
 extern const struct job_submit {
     int type; // index in api_job_types
     char name[JOB_NAME_BYTES];
@@ -95,6 +113,9 @@ extern const struct job_log {
     int64_t offset;
     int32_t limit;
 } job_log_defaults;
+extern const struct job_result {
+    int32_t first, count; // count 0: to the end
+} job_result_defaults;
 extern const struct job_publish {
     int64_t job;
     const json_t *checkpoint; // NULL: best

@@ -156,3 +156,14 @@ bool negotiate_etag(const char *if_none_match, const char *etag)
     }
     return false;
 }
+
+bool negotiate_prefers(const char *header, const char *preference)
+{
+    size_t n = strlen(preference);
+    for (const char *p = header; p && *p; p = strchr(p, ',') ? strchr(p, ',') + 1 : NULL) {
+        p += strspn(p, " \t,");
+        if (strncasecmp(p, preference, n) == 0 && strchr(" \t,;=", p[n]))
+            return true;
+    }
+    return false;
+}

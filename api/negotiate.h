@@ -16,6 +16,9 @@ int negotiate_accept(const char *accept, const char *const *offers);
 /* Whether a Content-Type header names this media type, parameters aside. */
 bool negotiate_content_type(const char *header, const char *media_type);
 
+/* Whether a Prefer header (RFC 7240) names this preference, whatever its value; header NULL where absent. */
+bool negotiate_prefers(const char *header, const char *preference);
+
 /* Whether an If-None-Match header lists the entity tag (weak comparison, RFC 9110, 13.1.2) or is "*". etag is quoted.
  */
 bool negotiate_etag(const char *if_none_match, const char *etag);

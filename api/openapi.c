@@ -1,5 +1,5 @@
 /* openapi.c: GET /openapi.json, OpenAPI 3.1, made of the tables that dispatch and validate. */
-#include "api/private.h"
+#include "api/jobs.h"
 #include "training/config.h"
 
 #include <jansson.h>
@@ -54,6 +54,11 @@ static json_t *path_parameter(const char *name, size_t bytes)
 {
     return json_pack("{ss% ss sb s{ss ss si}}", "name", name, bytes, "in", "path", "required", 1, "schema", "type",
                      "string", "pattern", "^[A-Za-z0-9._-]+$", "maxLength", MODEL_NAME_BYTES - 1);
+}
+
+static json_t *header_parameter(const char *name, const char *help)
+{
+    return json_pack("{ss ss ss s{ss}}", "name", name, "in", "header", "description", help, "schema", "type", "string");
 }
 
 /* One parameter for each {name} of the path. */
@@ -111,6 +116,15 @@ static json_t *good_answer(const struct route *r)
     return json_pack("{ss so so}", "description", r->summary, "headers", answer_headers(r), "content", content);
 }
 
+/* Of /generate with Prefer: respond-async. */
+static json_t *accepted_answer(void)
+{
+    return json_pack("{ss s{s{ss s{ss}} s{ss s{ss}}} s{s{}}}", "description",
+                     "Prefer: respond-async was given: a job of type generate; GET /jobs/{id}/result has its images.",
+                     "headers", "Location", "description", "The job.", "schema", "type", "string", "Preference-Applied",
+                     "description", "respond-async", "schema", "type", "string", "content", "application/json");
+}
+
 static void problem_add(json_t *answers, enum problem_kind kind)
 {
     const struct problem_info *info = &problem_infos[kind];
@@ -138,9 +152,11 @@ static json_t *answers_of(const struct route *r, unsigned method)
     char status[8];
     snprintf(status, sizeof(status), "%d", r->status ? r->status : 200);
     json_t *answers = json_pack("{so}", status, good_answer(r));
-    if (r->fields == generate_fields)
+    if (r->fields == generate_fields) {
         json_object_set_new(answers, "304",
                             json_pack("{ss}", "description", "If-None-Match names the answer to this fixed seed."));
+        json_object_set_new(answers, "202", accepted_answer());
+    }
     problem_add(answers, PROBLEM_BAD_FIELD);
     problem_add(answers, PROBLEM_NOT_ACCEPTABLE);
     problem_add(answers, PROBLEM_BODY_TOO_LARGE);
@@ -165,6 +181,12 @@ static json_t *operation(const struct route *r, unsigned method)
                           "summary", r->summary, "responses", answers_of(r, method));
     if (strchr(r->path, '{'))
         path_parameters_add(r, parameters);
+    if (r->fields == generate_fields || r->fields == job_submit_fields)
+        json_array_append_new(parameters, header_parameter("Idempotency-Key",
+                                                           "The same key and body again: the same answer, nothing is "
+                                                           "done twice, also after a restart."));
+    if (r->fields == generate_fields)
+        json_array_append_new(parameters, header_parameter("Prefer", "respond-async: answers 202 and a job at once."));
     json_object_set_new(o, "parameters", parameters);
     if (method == METHOD_POST && r->bodies)
         json_object_set_new(o, "requestBody", request_body(r));

@@ -17,6 +17,7 @@ struct api {
     struct hangup *hangup;
     struct asides *asides;
     struct job_streams *job_streams; // NULL without jobs
+    struct job_waits *job_waits;     // likewise
     pthread_mutex_t publish_lock;    // files of models change one at a time
     atomic_int state;                // enum api_state
     _Atomic int64_t alive_ns;
@@ -73,6 +74,7 @@ void handle_job_log(struct exchange *x);
 void handle_job_samples(struct exchange *x);
 void handle_job_sample(struct exchange *x);
 void handle_job_checkpoints(struct exchange *x);
+void handle_job_result(struct exchange *x);
 void handle_capabilities(struct exchange *x);
 void handle_healthz(struct exchange *x);
 void handle_readyz(struct exchange *x);

@@ -34,6 +34,8 @@ const struct problem_info problem_infos[PROBLEM_COUNT] = {
                             "queueing."},
     [PROBLEM_KEY_REUSED] = {422, "key-reused", "The Idempotency-Key was used for another request",
                             "Use a new key for a new job."},
+    [PROBLEM_KEY_IN_USE] = {409, "key-in-use", "The request with this Idempotency-Key is still running",
+                            "Ask again with the same key later; Location says which job it is."},
     [PROBLEM_SHARE_EXCEEDED] = {429, "share-exceeded", "This client's share of the queue is used up",
                                 "Wait for some of your requests to end; Retry-After says how long that takes."},
     [PROBLEM_HEADERS_TOO_LARGE] = {431, "headers-too-large", "The header fields are too large",

@@ -184,7 +184,7 @@ static int limits_check(const struct recipe *r, const struct request_limits *lim
         return problem_set(p, PROBLEM_BAD_FIELD, "steps",
                            "images times steps (twice that with guidance) is %lld; the limit of one request is %lld",
                            (long long)recipe_row_steps(r), (long long)limits->max_row_steps);
-    return picture_check(r, limits, p);
+    return limits->max_picture_bytes ? picture_check(r, limits, p) : 0;
 }
 
 int recipe_resolve(const struct fields *f, const struct resident_model *model, const struct request_limits *limits,
@@ -225,6 +225,34 @@ int64_t recipe_row_steps(const struct recipe *r)
 int32_t recipe_class_of(const struct recipe *r, int32_t image)
 {
     return r->classes[image / r->fields.n];
+}
+
+int recipe_generation(const struct recipe *r, int32_t first, int32_t n, struct generation **ret_generation)
+{
+    const struct fields *f = &r->fields;
+    size_t table_bytes = sizeof(*r->table) + (size_t)r->table->n_rows * sizeof(r->table->rows[0]);
+    struct generation *g = calloc(1, sizeof(*g));
+    if (!g)
+        return -ENOMEM;
+    *g = (struct generation){.model = r->model->lane,
+                             .n_images = n,
+                             .class_index = malloc((size_t)n * sizeof(*g->class_index)),
+                             .table = malloc(table_bytes),
+                             .seed = f->seed,
+                             .first_image = (uint64_t)first,
+                             .guidance = (float)f->guidance,
+                             .clip = f->clip,
+                             .interval = f->result_only ? 0 : f->interval,
+                             .priority = f->priority};
+    if (!g->class_index || !g->table) {
+        generation_free(g);
+        return -ENOMEM;
+    }
+    for (int32_t i = 0; i < n; i++)
+        g->class_index[i] = recipe_class_of(r, first + i);
+    memcpy(g->table, r->table, table_bytes);
+    *ret_generation = g;
+    return 0;
 }
 
 static void classes_write(const struct recipe *r, struct text *t)

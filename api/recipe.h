@@ -14,7 +14,7 @@ struct request_limits {
     int32_t max_images;        // n times the classes
     int64_t max_row_steps;     // of one request, as scheduler.h counts them
     int64_t max_result_bytes;  // states, f32
-    int64_t max_picture_bytes; // the finished picture, RGB
+    int64_t max_picture_bytes; // the finished picture, RGB; 0: nobody wants one
 };
 
 struct recipe {
@@ -34,6 +34,9 @@ void recipe_done(struct recipe *r); // a zeroed one is fine
 
 /* Batch rows times steps, which is what the queue's bounds count. */
 int64_t recipe_row_steps(const struct recipe *r);
+/* n of its images from `first` on, as the scheduler wants them: all but client, deadline, callbacks and previews.
+ * *ret_generation: generation_free(), or the scheduler's. 0, -ENOMEM. */
+int recipe_generation(const struct recipe *r, int32_t first, int32_t n, struct generation **ret_generation);
 int32_t recipe_class_of(const struct recipe *r, int32_t image);
 /* The class's name, "none" for the null class. Owned by the model. */
 const char *recipe_class_name(const struct resident_model *model, int32_t class_index);

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 static double now_ms(void)
@@ -25,6 +26,18 @@ void result_done(struct result *r)
 static const char *class_of(const struct result *r, int32_t image)
 {
     return r->classes[(r->first + image) / r->n_each];
+}
+
+void result_etag(const char *recipe, const char *media_type, bool weak, char ret_etag[ETAG_BYTES])
+{
+    size_t n = recipe ? strlen(recipe) : 0, n_type = strlen(media_type);
+    uint64_t a = text_hash(TEXT_HASH_SEED, recipe, n), b = text_hash(~TEXT_HASH_SEED, recipe, n);
+    a = text_hash(a, media_type, n_type);
+    b = text_hash(b, media_type, n_type);
+    ret_etag[0] = '\0';
+    if (recipe)
+        snprintf(ret_etag, ETAG_BYTES, "%s\"%016llx%016llx\"", weak ? "W/" : "", (unsigned long long)a,
+                 (unsigned long long)b);
 }
 
 /* ---- JSON ---- */

@@ -11,6 +11,8 @@
 /* In the order of the routes' media types. */
 enum result_form { RESULT_PNG, RESULT_JSON, RESULT_ZIP, RESULT_NPY };
 
+enum { ETAG_BYTES = 48 };
+
 struct timing {
     double queue_ms, sample_ms, encode_ms;
 };
@@ -32,6 +34,9 @@ void result_done(struct result *r);
 int result_write(struct result *r, enum result_form form, struct text *ret);
 /* The members of the JSON answer; with_grid adds "png". */
 int result_write_members(struct result *r, bool with_grid, struct text *ret_json);
+/* A recipe says model, build and device too; with the media type it fixes the bytes. A JSON answer holds times, so its
+ * tag is a weak one. recipe NULL: "". */
+void result_etag(const char *recipe, const char *media_type, bool weak, char ret_etag[ETAG_BYTES]);
 /* The member "timing". */
 void timing_write(const struct timing *ms, struct text *ret_json);
 

@@ -7,6 +7,7 @@
 
 static const char *const pictures[] = {"image/png",         "application/json",  "application/zip",
                                        "application/x-npy", "text/event-stream", NULL};
+static const char *const results[] = {"image/png", "application/json", "application/zip", "application/x-npy", NULL};
 static const char *const json[] = {"application/json", NULL};
 static const char *const html[] = {"text/html", NULL};
 static const char *const page_types[] = {"text/javascript", "text/css", "application/json", "image/svg+xml", NULL};
@@ -20,7 +21,9 @@ static const char *const png[] = {"image/png", NULL};
 #define SAMPLING_PROBLEMS                                                                                              \
     PROBLEM_NO_SUCH_MODEL, PROBLEM_SHARE_EXCEEDED, PROBLEM_QUEUE_FULL, PROBLEM_STARTING, PROBLEM_DRAINING,             \
         PROBLEM_DEVICE_LOST, PROBLEM_NOT_FINITE, PROBLEM_BAD_MODEL
-static const enum problem_kind generate_problems[] = {PROBLEM_BAD_BODY, PROBLEM_TIMEOUT, SAMPLING_PROBLEMS, 0};
+static const enum problem_kind generate_problems[] = {
+    PROBLEM_BAD_BODY,  PROBLEM_TIMEOUT, PROBLEM_KEY_REUSED, PROBLEM_KEY_IN_USE,
+    SAMPLING_PROBLEMS, PROBLEM_NO_JOBS, PROBLEM_JOBS_STORE, 0};
 static const enum problem_kind replay_problems[] = {PROBLEM_BAD_BODY, SAMPLING_PROBLEMS, 0};
 static const enum problem_kind model_problems[] = {PROBLEM_BAD_BODY, PROBLEM_NO_SUCH_MODEL, PROBLEM_BAD_MODEL, 0};
 static const enum problem_kind load_problems[] = {PROBLEM_BAD_BODY,      PROBLEM_NO_SUCH_MODEL, PROBLEM_BAD_MODEL,
@@ -35,6 +38,8 @@ static const enum problem_kind submit_problems[] = {PROBLEM_BAD_BODY, PROBLEM_CA
 static const enum problem_kind job_problems[] = {PROBLEM_NO_SUCH_JOB, JOB_PROBLEMS, 0};
 static const enum problem_kind file_problems[] = {PROBLEM_NO_SUCH_JOB, PROBLEM_NO_SUCH_FILE, JOB_PROBLEMS, 0};
 static const enum problem_kind action_problems[] = {PROBLEM_BAD_BODY, PROBLEM_NO_SUCH_JOB, PROBLEM_WRONG_STATE,
+                                                    JOB_PROBLEMS, 0};
+static const enum problem_kind result_problems[] = {PROBLEM_NO_SUCH_JOB, PROBLEM_NO_SUCH_FILE, PROBLEM_WRONG_STATE,
                                                     JOB_PROBLEMS, 0};
 static const enum problem_kind publish_problems[] = {PROBLEM_BAD_BODY,      PROBLEM_NO_SUCH_JOB, PROBLEM_NO_SUCH_FILE,
                                                      PROBLEM_NO_SUCH_MODEL, PROBLEM_BAD_MODEL,   PROBLEM_OUT_OF_MEMORY,
@@ -100,6 +105,9 @@ const struct route route_table[] = {
      "The grid of samples of an epoch", .problems = file_problems},
     {"/jobs/{id}/checkpoints", METHOD_GET, handle_job_checkpoints, json, NULL, no_fields, "jobCheckpoints",
      "The models that a job has kept", .problems = job_problems},
+    {"/jobs/{id}/result", METHOD_GET, handle_job_result, results, NULL, job_result_fields, "jobResult",
+     "The images of a finished job of type generate, as the answer at once would have been",
+     .problems = result_problems, .defaults = &job_result_defaults},
     {"/healthz", METHOD_GET, handle_healthz, json, NULL, no_fields, "healthz", "The process turns",
      .problems = no_problems},
     {"/readyz", METHOD_GET, handle_readyz, json, NULL, NULL, "readyz", "Requests can be served; ?verbose lists why not",

@@ -7,6 +7,7 @@
 #include "api/aside.h"
 #include "api/hangup.h"
 #include "api/jobs.h"
+#include "api/jobs_generate.h"
 #include "api/negotiate.h"
 #include "api/private.h"
 #include "api/work.h"
@@ -315,6 +316,13 @@ static void on_gone(struct exchange *x)
     pthread_mutex_unlock(&x->lock);
     if (ticket)
         scheduler_cancel(x->api->options.scheduler, ticket);
+    else
+        job_waits_hangup(x);
+}
+
+static void on_job_end(void *context, int64_t job)
+{
+    job_waits_end(context, job);
 }
 
 /* ---- the api ---- */
@@ -342,10 +350,14 @@ int api_create(const struct api_options *o, struct api **ret_api, struct error *
         rc = asides_create(2, &a->asides);
     if (rc == 0 && o->jobs)
         rc = job_streams_create(a, &a->job_streams);
+    if (rc == 0 && o->jobs)
+        rc = job_waits_create(&a->job_waits);
     if (rc) {
         api_free(a);
         return error_set(err, rc, NULL, "the HTTP interface's threads cannot be started: %s", strerror(-rc));
     }
+    if (o->generate_jobs)
+        generate_jobs_on_end(o->generate_jobs, on_job_end, a);
     *ret_api = a;
     return 0;
 }
@@ -410,6 +422,7 @@ int api_stop(struct api *a, int64_t deadline_ns)
 {
     int64_t soon_ns = now_ns() + 1000000000;
     job_streams_end(a->job_streams);
+    job_waits_end(a, 0);
     pthread_mutex_lock(&a->lock);
     int n = wait_for(a, &a->n_live, soon_ns < deadline_ns ? soon_ns : deadline_ns);
     if (n)
@@ -429,6 +442,7 @@ void api_free(struct api *a)
         return;
     asides_free(a->asides);
     job_streams_free(a->job_streams);
+    job_waits_free(a->job_waits);
     hangup_free(a->hangup);
     pthread_cond_destroy(&a->idle);
     pthread_mutex_destroy(&a->lock);

@@ -136,30 +136,14 @@ static void on_done(struct generation *g, void *context)
 
 static struct generation *generation_of(const struct exchange *x, int32_t preview_every)
 {
-    struct work *w = x->work;
-    struct recipe *r = &w->recipe;
-    struct generation *g = calloc(1, sizeof(*g));
-    int32_t *classes = malloc((size_t)r->n_images * sizeof(*classes));
-    if (!g || !classes) {
-        free(g);
-        free(classes);
+    struct generation *g = NULL;
+    const struct fields *f = &x->work->recipe.fields;
+    if (recipe_generation(&x->work->recipe, 0, x->work->recipe.n_images, &g))
         return NULL;
-    }
-    for (int32_t i = 0; i < r->n_images; i++)
-        classes[i] = recipe_class_of(r, i);
-    const struct fields *f = &r->fields;
-    *g = (struct generation){.model = w->model->lane,
-                             .n_images = r->n_images,
-                             .class_index = classes,
-                             .seed = f->seed,
-                             .guidance = (float)f->guidance,
-                             .clip = f->clip,
-                             .interval = f->result_only ? 0 : f->interval,
-                             .preview_every = preview_every,
-                             .priority = f->priority,
-                             .client = exchange_client(x),
-                             .context = (void *)x,
-                             .on = {.done = on_done}};
+    g->client = exchange_client(x);
+    g->preview_every = preview_every;
+    g->context = (void *)x;
+    g->on.done = on_done;
     if (f->timeout_ms)
         g->deadline_ns =
             scheduler_now_ns(x->api->options.scheduler) - (now_ns() - x->begun_ns) + (int64_t)f->timeout_ms * 1000000;
@@ -167,8 +151,6 @@ static struct generation *generation_of(const struct exchange *x, int32_t previe
         g->on.progress = stream_progress;
         g->on.preview = stream_preview;
     }
-    g->table = r->table;
-    r->table = NULL; // the generation's now
     return g;
 }
 
@@ -200,7 +182,7 @@ static void refusal(int rc, const struct scheduler_ticket *ticket, const struct 
     }
 }
 
-static void watch_client(struct exchange *x)
+void work_watch_client(struct exchange *x)
 {
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     if (info)
@@ -244,7 +226,7 @@ int work_submit(struct exchange *x, int32_t preview_every)
     pthread_mutex_lock(&x->lock);
     x->ticket = w->ended ? 0 : ticket.id;
     pthread_mutex_unlock(&x->lock);
-    watch_client(x);
+    work_watch_client(x);
     return 0;
 }
 

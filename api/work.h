@@ -9,8 +9,6 @@
 #include "api/recipe.h"
 #include "api/result.h"
 
-enum { ETAG_BYTES = 48 };
-
 /* A preview that waits to be sent; later ones of the same image replace it. */
 struct preview {
     int32_t step; // 0: none waits
@@ -46,6 +44,8 @@ void work_begin(struct exchange *x, void (*next)(struct exchange *x));
 /* Submits the resolved recipe. The exchange waits, and work->finish(x) runs when it has ended; with streaming it does
  * not wait. 0, or a problem was answered. */
 int work_submit(struct exchange *x, int32_t preview_every);
+/* Notices when the client of a suspended exchange hangs up (hangup.h). */
+void work_watch_client(struct exchange *x);
 /* The outcome, for finish(): true where the images are there, else the problem. */
 bool work_outcome(const struct work *w, struct problem *ret_problem);
 /* The finished images as encode.h wants them, and as result.h does. 0, -ENOMEM; result_done(). */

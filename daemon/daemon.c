@@ -146,6 +146,17 @@ static void device_kind(const struct daemon *d, char *to, size_t bytes)
              features ? features + 1 : "");
 }
 
+static int all_jobs_open(struct daemon *d, struct error *err)
+{
+    char device[FIELD_TEXT_BYTES];
+    device_kind(d, device, sizeof(device));
+    struct generate_jobs_options g = {.scheduler = d->scheduler, .models = d->models, .device = device};
+    int rc = generate_jobs_create(&g, &d->generate_jobs);
+    if (rc)
+        return error_set(err, rc, NULL, "no memory for jobs");
+    return jobs_open(&d->jobs, d->options, generate_jobs_launcher(d->generate_jobs), &d->log, err);
+}
+
 static int http_open(struct daemon *d, struct error *err)
 {
     const struct options *o = d->options;
@@ -155,6 +166,7 @@ static int http_open(struct daemon *d, struct error *err)
                             .models = d->models,
                             .jobs = d->jobs.store,
                             .runner = d->jobs.runner,
+                            .generate_jobs = d->generate_jobs,
                             .datasets = d->jobs.datasets,
                             .models_folder = o->models,
                             .job_device = d->backend->name,
@@ -259,7 +271,7 @@ int daemon_start(struct daemon *d, struct error *err)
     if (rc == 0)
         rc = models_open(d, err);
     if (rc == 0)
-        rc = jobs_open(&d->jobs, d->options, &d->log, err);
+        rc = all_jobs_open(d, err);
     if (rc == 0)
         rc = http_open(d, err);
     if (rc == 0) {
@@ -373,6 +385,7 @@ void daemon_stop(struct daemon *d)
     scheduler_free(d->scheduler);
     api_free(api);
     jobs_close(&d->jobs);
+    generate_jobs_free(d->generate_jobs);
     if (d->device)
         d->backend->close(d->device);
     listener_close(&d->listener);

@@ -3,6 +3,7 @@
 #define DDIMD_DAEMON_H
 
 #include "api/api.h"
+#include "api/jobs_generate.h"
 #include "daemon/jobs.h"
 #include "daemon/listen.h"
 #include "daemon/log.h"
@@ -23,6 +24,7 @@ struct daemon {
     const struct backend *backend;
     struct scheduler *scheduler;
     struct model_store *models;
+    struct generate_jobs *generate_jobs;
     struct jobs jobs;
     _Atomic(struct api *) api; // NULL until it is there: the worker turns before
     int lost_fd;               // an eventfd, set once the device is lost

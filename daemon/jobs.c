@@ -77,7 +77,8 @@ static int trainer_resolve(struct jobs *j, const struct options *o, struct error
     return 0;
 }
 
-int jobs_open(struct jobs *j, const struct options *o, const struct log *log, struct error *err)
+int jobs_open(struct jobs *j, const struct options *o, const struct job_launcher *in_daemon, const struct log *log,
+              struct error *err)
 {
     j->log = log;
     if (!o->state[0])
@@ -93,6 +94,7 @@ int jobs_open(struct jobs *j, const struct options *o, const struct log *log, st
         return rc;
     struct job_runner_options r = {.types = api_job_types,
                                    .n_types = api_n_job_types,
+                                   .in_daemon = in_daemon,
                                    .program = j->trainer,
                                    .folder = j->state,
                                    .directory = j->datasets,

@@ -38,6 +38,8 @@ struct job_type {
     const char *name; // as clients say it
     enum job_place place;
     const char *verb; // first argument of ddimd-train, NULL: none
+    int32_t at_once;  // how many run at once on their device; 0: as the runner's options say
+    bool store_plan;  // a job is stored with the plan's configuration, not the client's
     /* Checks a client's configuration before it is queued, as far as that goes without starting it. context: the api's
      * options. *ret_plan: job_plan_done. 0, -EINVAL (field: the key's path within the configuration), -ENOMEM. */
     int (*check)(const void *context, const json_t *config, struct job_plan *ret_plan, struct error *err);

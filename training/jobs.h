@@ -145,7 +145,7 @@ struct job_start {
 int job_store_start(struct job_store *store, int64_t id, const struct job_start *start, struct error *err);
 
 /* Runner: the attempt ended. action: SUCCEED, FAIL, STOP or REQUEUE; a requeued job is first in the queue again.
- * deaths: the new count. */
+ * deaths: the new count. REQUEUE of a job that a client has cancelled is STOP. */
 int job_store_end(struct job_store *store, int64_t id, enum job_action action, const struct job_end *end,
                   int32_t deaths, struct error *err);
 

@@ -299,6 +299,8 @@ int job_store_end(struct job_store *store, int64_t id, enum job_action action, c
         return rc;
     rc = look_up(store, id, action, &job, &next, err);
     if (rc == 0) {
+        if (action == JOB_ACTION_REQUEUE && job.cancel_requested)
+            next = job_state_next(job.state, JOB_ACTION_STOP); // asked for while the runner judged
         int64_t ended_ms = next == JOB_STATE_QUEUED ? 0 : store_now_ms();
         rc = sql_run(store->writer, err,
                      "UPDATE jobs SET state = ?, ended_ms = ?, end_kind = ?, end_code = ?, end_message = ?,"

@@ -136,12 +136,13 @@ static void fail(struct job_runner *r, int64_t id, const struct error *why)
         runner_report(r, id, end.message);
 }
 
-static bool is_free(const struct job_runner *r, const char *device)
+static bool is_free(const struct job_runner *r, const struct job *job)
 {
-    int32_t busy = 0;
+    const struct job_type *type = runner_type(r, job->type);
+    int32_t busy = 0, most = type && type->at_once ? type->at_once : r->options.per_device;
     for (int32_t i = 0; i < r->n_watches; i++)
-        busy += strcmp(r->watches[i].device, device) == 0;
-    return busy < r->options.per_device;
+        busy += strcmp(r->watches[i].device, job->device) == 0;
+    return busy < most;
 }
 
 void runner_start_queued(struct job_runner *r)
@@ -159,7 +160,7 @@ void runner_start_queued(struct job_runner *r)
         return;
     }
     for (int32_t i = 0; i < n; i++) {
-        if (!is_free(r, jobs[i].device))
+        if (!is_free(r, &jobs[i]))
             continue;
         int rc = start(r, &jobs[i], &err);
         if (rc == 0 || rc == -EPERM)
