@@ -116,7 +116,8 @@ static int class_list_read(const json_t *json, const char *path, void *member, s
          1,                                                                                                            \
          MODEL_MAX_STEPS,                                                                                              \
          .help = "With result_only=false: the state after every so many steps is shown; at most steps. Where absent: " \
-                 "50, or steps where that is less."},                                                                  \
+                 "50, or steps where that is less. In a stream of events: previews after every so many steps; about "  \
+                 "ten where absent."},                                                                                 \
     {                                                                                                                  \
         "clip", FIELD_BOOL, AT(clip), .help = "Clips the predicted image to [-1, 1] at each step."                     \
     }

@@ -95,14 +95,14 @@ static void answer_dry_run(struct exchange *x)
 static void generate_stream(struct exchange *x)
 {
     struct work *w = x->work;
-    int32_t rows = w->recipe.table->n_rows;
+    int32_t rows = w->recipe.table->n_rows, every = w->fields.interval ? w->fields.interval : rows < 10 ? 1 : rows / 10;
     w->streaming = true;
     w->etag[0] = '\0';
     if (stream_prepare(w)) {
         exchange_fail(x, PROBLEM_OUT_OF_MEMORY, "no memory for previews");
         return;
     }
-    if (work_submit(x, rows < 10 ? 1 : rows / 10) == 0)
+    if (work_submit(x, every) == 0)
         stream_answer(x);
 }
 

@@ -175,6 +175,8 @@ def test_events(daemon):
     previews = [d for n, d in events if n == "preview"]
     assert previews and {p["image"] for p in previews} <= {0, 1} and all(1 <= p["step"] < 10 for p in previews)
     assert all(png_of(p["png"]).width == SIDE for p in previews)
+    every = sse_events(daemon.generate("text/event-stream", interval=4, **fields).body)
+    assert {d["step"] for n, d in every if n == "preview"} <= {4, 8}
 
 
 def test_events_of_a_failure(daemon):
