@@ -44,32 +44,37 @@ int job_dataset_path(const struct api_options *o, const char *field, const char 
     return 0;
 }
 
-/* Opens the data set without reading its images: number and classes. */
+/* Opens the data set without reading its images: number and classes. What is still to be fetched is what is published.
+ */
 static int look_at_dataset(const struct api_options *o, const struct train_config *c, int64_t *ret_n, struct error *err)
 {
-    char path[TRAIN_PATH_BYTES];
-    int rc = job_dataset_path(o, "dataset.path", c->dataset.path, sizeof(path), path, err);
-    if (rc)
-        return rc;
     struct dataset_options d_options = {.kind = c->dataset.kind,
-                                        .path = path,
+                                        .path = c->dataset.path,
+                                        .root = o->datasets,
+                                        .look_only = true,
                                         .train = c->dataset.train,
                                         .height = c->dataset.image_size[0],
                                         .width = c->dataset.image_size[1],
                                         .channels = c->model.in_channels,
                                         .n_suffixes = c->dataset.n_suffixes,
                                         .n_threads = 1};
-    struct dataset *d;
+    struct dataset *d = NULL;
+    int64_t n = dataset_published_images(c->dataset.kind, c->dataset.train);
+    int32_t n_classes = 10;
     memcpy(d_options.suffix, c->dataset.suffix, sizeof(d_options.suffix));
-    rc = dataset_open(&d_options, &d, err);
-    if (rc)
+    int rc = dataset_open(&d_options, &d, err);
+    if (rc == 0) {
+        n = d->n;
+        n_classes = d->n_classes;
+    } else if (rc != -ENOENT || !c->dataset.download) {
         return rc;
-    if (d->n_classes != c->model.num_classes)
-        rc = error_set(err, -EINVAL, "model.num_classes", "is %d, but the data set has %d classes",
-                       c->model.num_classes, d->n_classes);
-    *ret_n = d->n;
+    }
     dataset_close(d);
-    return rc;
+    if (n_classes != c->model.num_classes)
+        return error_set(err, -EINVAL, "model.num_classes", "is %d, but the data set has %d classes",
+                         c->model.num_classes, n_classes);
+    *ret_n = n;
+    return 0;
 }
 
 static json_t *estimate_json(const struct train_estimate *e)

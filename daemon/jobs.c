@@ -92,11 +92,13 @@ int jobs_open(struct jobs *j, const struct options *o, const struct job_launcher
         rc = job_store_open(j->state, NULL, &j->store, err);
     if (rc)
         return rc;
+    const char *const args[] = {"--datasets", j->datasets, NULL};
     struct job_runner_options r = {.types = api_job_types,
                                    .n_types = api_n_job_types,
                                    .in_daemon = in_daemon,
                                    .program = j->trainer,
                                    .folder = j->state,
+                                   .program_args = args,
                                    .directory = j->datasets,
                                    .nice = o->job_nice,
                                    .idle = o->job_nice == 19,

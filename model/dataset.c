@@ -6,9 +6,12 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
 #include <stdlib.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 const char *const dataset_kind_names[DATASET_KIND_COUNT + 1] = {"mnist", "folder", "cifar10", NULL};
@@ -20,6 +23,42 @@ static const dataset_opener openers[DATASET_KIND_COUNT] = {
     [DATASET_CIFAR10] = dataset_cifar10_open,
 };
 
+/* ---- paths ---- */
+
+static int openat_beneath(int dir_fd, const char *path, int flags)
+{
+    struct open_how how = {.flags = (uint64_t)flags | O_CLOEXEC, .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS};
+    int fd = (int)syscall(SYS_openat2, dir_fd, path, &how, sizeof how);
+    return fd < 0 ? -errno : fd;
+}
+
+int dataset_openat(const struct dataset *d, const char *path, int flags)
+{
+    if (d->confined)
+        return openat_beneath(d->dir_fd, path, flags);
+    int fd = openat(d->dir_fd, path, flags | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+int dataset_open_path(const struct dataset_options *o, int flags, int *ret_fd, struct error *err)
+{
+    int root = o->root ? open(o->root, O_PATH | O_DIRECTORY | O_CLOEXEC) : AT_FDCWD;
+    if (root < 0 && o->root)
+        return error_set(err, -errno, "dataset.path", "the folder of data sets, %s: %s", o->root, strerror(errno));
+    int fd = o->root ? openat_beneath(root, o->path, flags) : open(o->path, flags | O_CLOEXEC);
+    int r = fd >= 0 ? 0 : o->root ? fd : -errno;
+    if (o->root)
+        close(root);
+    if (r == -EXDEV)
+        return error_set(err, -EINVAL, "dataset.path", "%s leads out of the folder of data sets", o->path);
+    if (r < 0)
+        return error_set(err, r, "dataset.path", "%s: %s", o->path, strerror(-r));
+    *ret_fd = fd;
+    return 0;
+}
+
+/* ---- opening and reading ---- */
+
 int dataset_open(const struct dataset_options *o, struct dataset **ret_dataset, struct error *err)
 {
     assert(o->height > 0 && o->width > 0 && (o->channels == 1 || o->channels == 3) && o->n_threads > 0);
@@ -30,7 +69,10 @@ int dataset_open(const struct dataset_options *o, struct dataset **ret_dataset, 
     d->width = o->width;
     d->channels = o->channels;
     d->dir_fd = -1;
-    int r = openers[o->kind](o, d, err);
+    d->confined = o->root != NULL;
+    int r = o->download && !o->look_only ? dataset_download(o, err) : 0;
+    if (r == 0)
+        r = openers[o->kind](o, d, err);
     if (r == 0 && d->n == 0)
         r = error_set(err, -ENOENT, "dataset.path", "%s holds no readable image", o->path);
     if (r < 0) {
@@ -67,13 +109,7 @@ int dataset_read(const struct dataset *d, int64_t index, uint8_t *ret_pixels, in
     }
     for (int64_t k = 0; k < d->n; k++) {
         int64_t i = (index + k) % d->n;
-        uint8_t *pixels;
-        int32_t h, w;
-        int r = dataset_image_load(d->dir_fd, d->files[i], d->channels, &pixels, &h, &w);
-        if (r == 0) {
-            r = dataset_image_fit(pixels, h, w, d->channels, d->height, d->width, d->channels, ret_pixels);
-            free(pixels);
-        }
+        int r = dataset_image_load(d, d->files[i], ret_pixels);
         if (r == -ENOMEM)
             return r;
         if (r == 0) {

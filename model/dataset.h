@@ -9,6 +9,7 @@
 
 #include "model/config.h"
 
+#include <signal.h>
 #include <stddef.h>
 
 enum dataset_kind { DATASET_MNIST, DATASET_FOLDER, DATASET_CIFAR10, DATASET_KIND_COUNT };
@@ -18,13 +19,18 @@ enum { DATASET_MAX_SUFFIXES = 8, DATASET_SUFFIX_BYTES = 8 };
 
 struct dataset_options {
     enum dataset_kind kind;
-    const char *path; // a folder
+    const char *path; // a folder, or of "cifar10" and "folder" an archive
+    const char *root; // path is relative to this folder and never leads out of it; NULL: as it stands
     bool train;       // the training part where the set has two
     int32_t height, width, channels;
     int32_t n_suffixes; // of kind "folder", without the dot, compared without case; 0: png, jpg, jpeg
     char suffix[DATASET_MAX_SUFFIXES][DATASET_SUFFIX_BYTES];
     size_t cache_bytes; // decode once and keep where all pixels fit in this
     int32_t n_threads;  // that decode while opening, >= 1
+    bool look_only;     // number and classes are wanted; nothing will be read
+    bool download;      // fetch what is missing of "cifar10" and "mnist"
+    const char *mirror; // from this address instead of the usual one, "http://host/folder/"; NULL: the usual
+    const volatile sig_atomic_t *stop; // gives up a download when it becomes 1; NULL: never
     /* A sentence for the log ("a.png: not an image, left out"), only from dataset_open's thread. NULL: not wanted. */
     void (*warn)(void *context, const char *message);
     void *context;
@@ -39,13 +45,17 @@ struct dataset {
     uint8_t *pixels;                         // [n, H, W, C], NULL where images are decoded when asked
     int64_t n_skipped;                       // images that could not be read when the set was opened
     int dir_fd;                              // -1, or the folder that files are relative to
+    bool confined;                           // nothing outside that folder is read
     char **files;                            // [n] with dir_fd, else NULL
 };
 
-/* 0; -ENOENT: no such folder, or none of the set's files or no image in it; -EINVAL: a file that is not what it should
- * be; -ENOMEM; -EIO. err names field "dataset.path" and the file at fault. */
+/* 0; -ECANCELED: stopped; -ENOENT: no such folder, or none of the set's files or no image in it; -EINVAL: a file that
+ * is not what it should be; -ENOMEM; -EIO. err names field "dataset.path" and the file at fault. */
 int dataset_open(const struct dataset_options *o, struct dataset **ret_dataset, struct error *err);
 void dataset_close(struct dataset *d); // NULL is fine
+
+/* Images of the whole set as it is published, of 10 classes; 0: of kinds that are not. */
+int64_t dataset_published_images(enum dataset_kind kind, bool train);
 
 /* Pixels of one image, [H, W, C]. Where a file has become unreadable since, the next readable one takes its place (with
  * its label): a function of index and files alone. 0, -EIO: none is readable, -ENOMEM. */

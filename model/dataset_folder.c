@@ -1,11 +1,12 @@
-/* dataset_folder.c: PNG and JPEG files, one sub-folder per class.
+/* dataset_folder.c: PNG and JPEG files, one sub-folder per class, in a folder or in an archive.
  *
  * Classes are the sub-folders in byte order of their names, images likewise, so that an index means the same image on
  * every machine. A folder that holds only `train` and `test` (or `val`) of such folders is entered by dataset.train;
  * one with images and no sub-folders is a set of one class. What all fits into the cache is decoded while opening, in
- * parallel.
+ * parallel; an archive is read in two passes, one for the names and one that decodes.
  */
 #include "model/dataset_readers.h"
+#include "model/unpack.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -15,173 +16,59 @@
 #include <stdlib.h>
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { WARNINGS_SHOWN = 20, MAX_THREADS = 64 };
-
-/* ---- lists of names ---- */
-
-struct names {
-    char **v;
-    size_t n, cap;
-};
-
-static void names_done(struct names *s)
-{
-    for (size_t i = 0; i < s->n; i++)
-        free(s->v[i]);
-    free(s->v);
-    *s = (struct names){0};
-}
-
-/* Takes over name, also on failure; NULL is -ENOMEM. */
-static int names_add(struct names *s, char *name)
-{
-    if (name && s->n == s->cap) {
-        size_t cap = s->cap ? s->cap * 2 : 64;
-        char **v = realloc(s->v, cap * sizeof *v);
-        if (v) {
-            s->v = v;
-            s->cap = cap;
-        }
-    }
-    if (!name || s->n == s->cap) {
-        free(name);
-        return -ENOMEM;
-    }
-    s->v[s->n++] = name;
-    return 0;
-}
-
-static int compare_names(const void *a, const void *b)
-{
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-static bool has_suffix(const struct dataset_options *o, const char *name)
-{
-    static const char usual[][DATASET_SUFFIX_BYTES] = {"png", "jpg", "jpeg"};
-    const char(*suffix)[DATASET_SUFFIX_BYTES] = o->n_suffixes ? o->suffix : usual;
-    int32_t n = o->n_suffixes ? o->n_suffixes : 3;
-    const char *dot = strrchr(name, '.');
-    for (int32_t i = 0; dot && i < n; i++)
-        if (strcasecmp(dot + 1, suffix[i]) == 0)
-            return true;
-    return false;
-}
-
-/* Sorted names in dir_fd/folder: sub-folders, and files with a suffix of ours. Hidden names are left out. */
-static int list(const struct dataset_options *o, int dir_fd, const char *folder, struct names *folders,
-                struct names *files)
-{
-    int fd = openat(dir_fd, folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-    if (!dir) {
-        int r = -errno;
-        if (fd >= 0)
-            close(fd);
-        return r;
-    }
-    int r = 0;
-    for (struct dirent *e; r == 0 && (e = readdir(dir));) {
-        struct stat st;
-        if (e->d_name[0] == '.' || fstatat(fd, e->d_name, &st, 0) < 0)
-            continue;
-        if (S_ISDIR(st.st_mode))
-            r = names_add(folders, strdup(e->d_name));
-        else if (S_ISREG(st.st_mode) && has_suffix(o, e->d_name))
-            r = names_add(files, strdup(e->d_name));
-    }
-    closedir(dir);
-    if (folders->n)
-        qsort(folders->v, folders->n, sizeof *folders->v, compare_names);
-    if (files->n)
-        qsort(files->v, files->n, sizeof *files->v, compare_names);
-    return r;
-}
+enum { WARNINGS_SHOWN = 20, MAX_THREADS = 64, MAX_DEPTH = 3 }; // part/class/file
 
 /* ---- which files there are ---- */
 
-static bool is_part(const char *name)
+// Adds one name of the folder `path` ("" or "a/").
+static int add_entry(const struct dataset_options *o, DIR *dir, const char *path, const char *name, struct paths *all)
 {
-    return strcmp(name, "train") == 0 || strcmp(name, "test") == 0 || strcmp(name, "val") == 0;
-}
-
-/* Goes from a folder of parts into the wanted one. */
-static int enter_part(const struct dataset_options *o, struct dataset *d)
-{
-    struct names folders = {0}, files = {0};
-    int r = list(o, d->dir_fd, ".", &folders, &files);
-    const char *part = NULL;
-    bool all_parts = folders.n > 0;
-    for (size_t i = 0; i < folders.n; i++) {
-        all_parts = all_parts && is_part(folders.v[i]);
-        if ((strcmp(folders.v[i], "train") == 0) == o->train)
-            part = folders.v[i];
-    }
-    if (r == 0 && all_parts && part) {
-        int fd = openat(d->dir_fd, part, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (fd < 0) {
-            r = -errno;
-        } else {
-            close(d->dir_fd);
-            d->dir_fd = fd;
-        }
-    }
-    names_done(&folders);
-    names_done(&files);
-    return r;
-}
-
-/* Appends folder/name for every name, with the label. */
-static int add_files(struct dataset *d, const char *folder, const struct names *files, int32_t label, struct names *all)
-{
-    int32_t *labels = realloc(d->labels, (all->n + files->n + 1) * sizeof *labels);
-    if (!labels)
+    struct stat st;
+    char *full;
+    if (name[0] == '.' || fstatat(dirfd(dir), name, &st, 0) < 0)
+        return 0;
+    bool folder = S_ISDIR(st.st_mode);
+    if (!folder && (!S_ISREG(st.st_mode) || !paths_wanted(o, name)))
+        return 0;
+    if (asprintf(&full, "%s%s%s", path, name, folder ? "/" : "") < 0)
         return -ENOMEM;
-    d->labels = labels;
-    for (size_t i = 0; i < files->n; i++) {
-        char *path;
-        if (asprintf(&path, "%s/%s", folder, files->v[i]) < 0)
-            return -ENOMEM;
-        d->labels[all->n] = label;
-        int r = names_add(all, path);
-        if (r < 0)
-            return r;
+    return paths_add(all, full);
+}
+
+// Adds what lies in the folder, and beneath it down to `depth` levels. A folder that leads out of the root is left out.
+static int walk(const struct dataset_options *o, const struct dataset *d, const char *path, int depth,
+                struct paths *all)
+{
+    size_t first = all->n;
+    int fd = dataset_openat(d, *path ? path : ".", O_RDONLY | O_DIRECTORY);
+    if (fd < 0)
+        return fd == -EXDEV ? 0 : fd;
+    DIR *dir = fdopendir(fd);
+    if (!dir) {
+        close(fd);
+        return -ENOMEM;
     }
-    return 0;
+    int r = 0;
+    for (struct dirent *e; r == 0 && (e = readdir(dir));)
+        r = add_entry(o, dir, path, e->d_name, all);
+    closedir(dir);
+    size_t last = all->n;
+    for (size_t i = first; r == 0 && depth > 1 && i < last; i++)
+        if (all->v[i][strlen(all->v[i]) - 1] == '/')
+            r = walk(o, d, all->v[i], depth - 1, all);
+    return r;
 }
 
 static int scan(const struct dataset_options *o, struct dataset *d, struct error *err)
 {
-    struct names classes = {0}, here = {0}, all = {0};
-    int r = enter_part(o, d);
-    if (r == 0)
-        r = list(o, d->dir_fd, ".", &classes, &here);
-    if (r == 0 && classes.n > MODEL_MAX_CLASSES)
-        r = error_set(err, -EINVAL, "dataset.path", "%s has %zu class folders, at most %d are supported", o->path,
-                      classes.n, MODEL_MAX_CLASSES);
-    else if (r == 0 && classes.n == 0)
-        r = add_files(d, ".", &here, 0, &all);
-    for (size_t c = 0; r == 0 && c < classes.n; c++) {
-        struct names deeper = {0}, files = {0};
-        r = list(o, d->dir_fd, classes.v[c], &deeper, &files);
-        if (r == 0)
-            r = add_files(d, classes.v[c], &files, (int32_t)c, &all);
-        names_done(&deeper);
-        names_done(&files);
-    }
-    if (r == 0)
-        r = classes.n ? dataset_name_classes(d, (int32_t)classes.n, (const char *const *)classes.v)
-                      : dataset_name_classes(d, 1, NULL);
-    d->files = all.v;
-    d->n = (int64_t)all.n;
-    names_done(&classes);
-    names_done(&here);
-    if (r < 0 && r != -EINVAL)
-        error_set(err, r, "dataset.path", "%s: %s", o->path, strerror(-r));
+    struct paths all = {0};
+    int r = walk(o, d, "", MAX_DEPTH, &all);
+    r = r < 0 ? error_set(err, r, "dataset.path", "%s: %s", o->path, strerror(-r))
+              : dataset_arrange(o, &all, false, d, err);
+    paths_done(&all);
     return r;
 }
 
@@ -203,14 +90,7 @@ static void *decode_worker(void *context)
         int64_t i = atomic_fetch_add(&job->next, 1);
         if (i >= d->n || atomic_load(&job->failure))
             return NULL;
-        uint8_t *pixels;
-        int32_t h, w;
-        int r = dataset_image_load(d->dir_fd, d->files[i], d->channels, &pixels, &h, &w);
-        if (r == 0) {
-            r = dataset_image_fit(pixels, h, w, d->channels, d->height, d->width, d->channels,
-                                  d->pixels + (size_t)i * bytes);
-            free(pixels);
-        }
+        int r = dataset_image_load(d, d->files[i], d->pixels + (size_t)i * bytes);
         if (r == -ENOMEM)
             atomic_store(&job->failure, r);
         job->code[i] = (int8_t)-r;
@@ -276,20 +156,140 @@ static int keep_decoded(const struct dataset_options *o, struct dataset *d)
     return r;
 }
 
+/* ---- archives ---- */
+
+static int list_archive(const struct dataset_options *o, int fd, struct paths *all, struct error *err)
+{
+    struct unpacker *u;
+    const char *name;
+    int r = unpack_open(fd, o->path, &u, err);
+    if (r < 0)
+        return r;
+    while ((r = unpack_next(u, &name, err)) > 0) {
+        if (paths_wanted(o, name) && paths_add(all, strdup(name)) < 0) {
+            r = error_set(err, -ENOMEM, NULL, "out of memory");
+            break;
+        }
+    }
+    unpack_close(u);
+    return r;
+}
+
+struct place {
+    const char *file;
+    int64_t index;
+};
+
+static int compare_places(const void *a, const void *b)
+{
+    return strcmp(((const struct place *)a)->file, ((const struct place *)b)->file);
+}
+
+// The present file of the archive into its place.
+static int decode_entry(struct unpacker *u, struct dataset *d, int64_t index, int8_t *code, struct error *err)
+{
+    size_t bytes = (size_t)d->height * d->width * d->channels, n;
+    uint8_t *file;
+    int r = unpack_read(u, DATASET_MAX_FILE_BYTES, &file, &n, err);
+    if (r == 0) {
+        r = dataset_image_decode(d, file, n, d->pixels + (size_t)index * bytes);
+        free(file);
+        if (r == -EINVAL) {
+            code[index] = EINVAL;
+            return 0;
+        }
+        if (r < 0)
+            error_set(err, r, NULL, "out of memory");
+    } else if (r == -EFBIG) {
+        code[index] = EFBIG;
+        r = 0;
+    }
+    return r;
+}
+
+static int decode_archive(const struct dataset_options *o, int fd, struct dataset *d, const struct place *places,
+                          int8_t *code, struct error *err)
+{
+    struct unpacker *u;
+    struct place key;
+    int r = unpack_open(fd, o->path, &u, err);
+    if (r < 0)
+        return r;
+    while ((r = unpack_next(u, &key.file, err)) > 0) {
+        const struct place *at = bsearch(&key, places, (size_t)d->n, sizeof *places, compare_places);
+        if (!at)
+            continue;
+        if ((r = decode_entry(u, d, at->index, code, err)) < 0)
+            break;
+    }
+    unpack_close(u);
+    return r;
+}
+
+static int keep_archive(const struct dataset_options *o, int fd, struct dataset *d, struct error *err)
+{
+    size_t bytes = (size_t)d->height * d->width * d->channels;
+    struct place *places = malloc((size_t)d->n * sizeof *places);
+    int8_t *code = calloc((size_t)d->n, 1);
+    d->pixels = calloc((size_t)d->n, bytes);
+    int r = places && code && d->pixels ? 0 : error_set(err, -ENOMEM, NULL, "out of memory");
+    if (r == 0) {
+        for (int64_t i = 0; i < d->n; i++)
+            places[i] = (struct place){d->files[i], i};
+        qsort(places, (size_t)d->n, sizeof *places, compare_places);
+        r = decode_archive(o, fd, d, places, code, err);
+    }
+    if (r == 0)
+        compact(o, d, code);
+    free(places);
+    free(code);
+    return r;
+}
+
+static int open_archive(const struct dataset_options *o, int fd, struct dataset *d, struct error *err)
+{
+    size_t bytes = (size_t)d->height * d->width * d->channels;
+    struct paths all = {0};
+    int r = list_archive(o, fd, &all, err);
+    if (r == 0)
+        r = dataset_arrange(o, &all, true, d, err);
+    paths_done(&all);
+    if (r == 0 && d->n && !o->look_only && o->cache_bytes / bytes < (size_t)d->n)
+        r = error_set(err, -EINVAL, "dataset.cache_mib", "is too small for the %lld images of an archive: unpack it",
+                      (long long)d->n);
+    if (r == 0 && d->n && !o->look_only)
+        r = keep_archive(o, fd, d, err);
+    if (r < 0 && err && !err->field[0])
+        snprintf(err->field, sizeof err->field, "dataset.path");
+    return r;
+}
+
+/* ---- opening ---- */
+
+static int open_folder(const struct dataset_options *o, struct dataset *d, struct error *err)
+{
+    size_t bytes = (size_t)d->height * d->width * d->channels;
+    int r = scan(o, d, err);
+    if (r == 0 && d->n && !o->look_only && o->cache_bytes / bytes >= (size_t)d->n && (r = keep_decoded(o, d)) < 0)
+        error_set(err, r, NULL, "out of memory");
+    return r;
+}
+
 int dataset_folder_open(const struct dataset_options *o, struct dataset *d, struct error *err)
 {
-    d->dir_fd = open(o->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (d->dir_fd < 0)
-        return error_set(err, -errno, "dataset.path", "%s: %s", o->path, strerror(errno));
-    int r = scan(o, d, err);
-    if (r < 0 || d->n == 0)
+    struct stat st;
+    int fd, r = dataset_open_path(o, O_RDONLY, &fd, err);
+    if (r < 0)
         return r;
-    int64_t n_files = d->n;
-    size_t bytes = (size_t)d->height * d->width * d->channels;
-    if (o->cache_bytes / bytes >= (size_t)d->n && (r = keep_decoded(o, d)) < 0)
-        return error_set(err, r, NULL, "out of memory");
-    if (d->n == 0)
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) {
+        r = open_archive(o, fd, d, err);
+        close(fd);
+    } else {
+        d->dir_fd = fd;
+        r = open_folder(o, d, err);
+    }
+    if (r == 0 && d->n == 0 && d->n_skipped)
         return error_set(err, -ENOENT, "dataset.path", "none of the %lld files in %s is a readable image",
-                         (long long)n_files, o->path);
-    return 0;
+                         (long long)d->n_skipped, o->path);
+    return r;
 }

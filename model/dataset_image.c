@@ -24,20 +24,23 @@
 #include <stb/stb_image_resize.h>
 #pragma GCC diagnostic pop
 
-enum { MAX_SIDE = 16384, MAX_PIXELS = 1 << 26, MAX_FILE_BYTES = 64 << 20 };
+enum { MAX_SIDE = 16384, MAX_PIXELS = 1 << 26 };
 
 static bool size_allowed(uint64_t h, uint64_t w)
 {
     return h > 0 && w > 0 && h <= MAX_SIDE && w <= MAX_SIDE && h * w <= MAX_PIXELS;
 }
 
-static int read_file(int dir_fd, const char *name, uint8_t **ret_bytes, size_t *ret_n)
+static int read_file(const struct dataset *d, const char *name, uint8_t **ret_bytes, size_t *ret_n)
 {
-    int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    int fd = dataset_openat(d, name, O_RDONLY | O_NONBLOCK);
     if (fd < 0)
-        return -errno;
+        return fd;
     struct stat st;
-    int r = fstat(fd, &st) < 0 ? -errno : !S_ISREG(st.st_mode) ? -EINVAL : st.st_size > MAX_FILE_BYTES ? -EFBIG : 0;
+    int r = fstat(fd, &st) < 0                    ? -errno
+            : !S_ISREG(st.st_mode)                ? -EINVAL
+            : st.st_size > DATASET_MAX_FILE_BYTES ? -EFBIG
+                                                  : 0;
     uint8_t *bytes = r == 0 ? malloc((size_t)st.st_size + 1) : NULL;
     if (r == 0 && !bytes)
         r = -ENOMEM;
@@ -156,33 +159,6 @@ static uint8_t luma(const uint8_t *rgb)
     return (uint8_t)((299u * rgb[0] + 587u * rgb[1] + 114u * rgb[2] + 500u) / 1000u);
 }
 
-int dataset_image_load(int dir_fd, const char *name, int32_t channels, uint8_t **ret_pixels, int32_t *ret_h,
-                       int32_t *ret_w)
-{
-    static const uint8_t png_magic[4] = {0x89, 'P', 'N', 'G'}, jpeg_magic[3] = {0xFF, 0xD8, 0xFF};
-    uint8_t *bytes = NULL, *rgb = NULL;
-    size_t n = 0;
-    int32_t h, w;
-    int r = read_file(dir_fd, name, &bytes, &n);
-    if (r < 0)
-        return r;
-    if (n >= sizeof png_magic && memcmp(bytes, png_magic, sizeof png_magic) == 0)
-        r = decode_png(bytes, n, &rgb, &h, &w);
-    else if (n >= sizeof jpeg_magic && memcmp(bytes, jpeg_magic, sizeof jpeg_magic) == 0)
-        r = decode_jpeg(bytes, n, &rgb, &h, &w);
-    else
-        r = -EINVAL;
-    free(bytes);
-    if (r < 0)
-        return r;
-    for (size_t i = 0; channels == 1 && i < (size_t)h * w; i++)
-        rgb[i] = luma(rgb + 3 * i);
-    *ret_pixels = rgb;
-    *ret_h = h;
-    *ret_w = w;
-    return 0;
-}
-
 /* [n, c] -> [n, C]; c and C are 1 or 3. */
 static void convert_channels(const uint8_t *from, size_t n, int32_t c, int32_t C, uint8_t *to)
 {
@@ -211,4 +187,33 @@ int dataset_image_fit(const uint8_t *pixels, int32_t h, int32_t w, int32_t c, in
     int ok = stbir_resize_uint8(converted, w, h, 0, ret_pixels, W, H, 0, C);
     free(converted);
     return ok ? 0 : -ENOMEM;
+}
+
+int dataset_image_decode(const struct dataset *d, const uint8_t *file, size_t n, uint8_t *ret_pixels)
+{
+    static const uint8_t png_magic[4] = {0x89, 'P', 'N', 'G'}, jpeg_magic[3] = {0xFF, 0xD8, 0xFF};
+    uint8_t *rgb = NULL;
+    int32_t h, w;
+    int r = -EINVAL;
+    if (n >= sizeof png_magic && memcmp(file, png_magic, sizeof png_magic) == 0)
+        r = decode_png(file, n, &rgb, &h, &w);
+    else if (n >= sizeof jpeg_magic && memcmp(file, jpeg_magic, sizeof jpeg_magic) == 0)
+        r = decode_jpeg(file, n, &rgb, &h, &w);
+    if (r < 0)
+        return r;
+    r = dataset_image_fit(rgb, h, w, 3, d->height, d->width, d->channels, ret_pixels);
+    free(rgb);
+    return r;
+}
+
+int dataset_image_load(const struct dataset *d, const char *name, uint8_t *ret_pixels)
+{
+    uint8_t *file = NULL;
+    size_t n = 0;
+    int r = read_file(d, name, &file, &n);
+    if (r < 0)
+        return r;
+    r = dataset_image_decode(d, file, n, ret_pixels);
+    free(file);
+    return r;
 }

@@ -150,11 +150,11 @@ static int open_pair(int dir_fd, const char *part, struct idx_file *images, stru
 
 int dataset_mnist_open(const struct dataset_options *o, struct dataset *d, struct error *err)
 {
-    int dir_fd = open(o->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir_fd < 0)
-        return error_set(err, -errno, "dataset.path", "%s: %s", o->path, strerror(errno));
     struct idx_file images, labels;
-    int r = o->train ? open_pair(dir_fd, "train", &images, &labels, err) : -ENOENT;
+    int dir_fd, r = dataset_open_path(o, O_RDONLY | O_DIRECTORY, &dir_fd, err);
+    if (r < 0)
+        return r;
+    r = o->train ? open_pair(dir_fd, "train", &images, &labels, err) : -ENOENT;
     if (r == -ENOENT) {
         r = open_pair(dir_fd, "t10k", &images, &labels, err);
         if (r == 0 && o->train && o->warn)

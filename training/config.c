@@ -24,8 +24,9 @@ static const char *const monitor_mode_names[] = {"min", "max", NULL};
 #define AT(member) offsetof(struct train_dataset, member)
 static const struct json_field dataset_fields[] = {
     {"kind", FIELD_ENUM, AT(kind), .required = true, .names = dataset_kind_names, .help = "format of the data set"},
-    {"path", FIELD_STRING, AT(path), .required = true, .item_bytes = TRAIN_PATH_BYTES, .help = "its folder"},
-    {"download", FIELD_BOOL, AT(download), .help = "fetch it where it is missing (not supported: must be false)"},
+    {"path", FIELD_STRING, AT(path), .required = true, .item_bytes = TRAIN_PATH_BYTES,
+     .help = "its folder; of cifar10 and folder also an archive (.tar.gz, .tar.xz, .zip)"},
+    {"download", FIELD_BOOL, AT(download), .help = "fetch what is missing of cifar10 or mnist into path"},
     {"train", FIELD_BOOL, AT(train), .help = "the training part, else the test part"},
     {"image_size", FIELD_INT32_LIST, AT(image_size), 1, 1024, .min_items = 2, .max_items = 2,
      .count_offset = AT(n_sides), .help = "height and width in pixels"},
@@ -196,8 +197,8 @@ static int check_data(struct train_config *c, struct error *err)
     if (r < 0)
         return r;
     data_config_done(&data);
-    if (c->dataset.download)
-        return error_set(err, -EINVAL, "dataset.download", "is not supported: put the files into dataset.path");
+    if (c->dataset.download && c->dataset.kind == DATASET_FOLDER)
+        return error_set(err, -EINVAL, "dataset.download", "only cifar10 and mnist can be fetched");
     return 0;
 }
 

@@ -31,6 +31,8 @@ static const char usage[] =
     "\n"
     "  --out DIR            folder of the run: metrics.jsonl, samples/, checkpoints/ (made where it is missing)\n"
     "  --resume             go on from the folder's last checkpoint; from the beginning where there is none\n"
+    "  --datasets DIR       dataset.path is relative to this folder, and never leads out of it\n"
+    "  --mirror URL         fetch data sets (dataset.download) from this address instead of the usual ones\n"
     "  --threads N          compute threads; default: all processors\n"
     "  --precision P        f32, bf16 or auto (what the device computes in); instead of the configuration's\n"
     "  --set KEY=VALUE      set a key of the configuration (dataset.path=mnist, optimizer.lr=1e-3); may be repeated\n"
@@ -58,7 +60,7 @@ static void request_stop(int signal_number)
 }
 
 struct arguments {
-    const char *config, *out, *dtype;
+    const char *config, *out, *dtype, *datasets, *mirror;
     const char *sets[MAX_SETS];
     int32_t n_sets, threads;
     bool resume, check;
@@ -99,6 +101,12 @@ static int read_option(struct arguments *a, int option)
     case 'd':
         a->dtype = optarg;
         return 0;
+    case 'D':
+        a->datasets = optarg;
+        return 0;
+    case 'm':
+        a->mirror = optarg;
+        return 0;
     case 'r':
         a->resume = true;
         return 0;
@@ -131,7 +139,8 @@ static int read_arguments(int argc, char **argv, struct arguments *a)
         {"threads", required_argument, NULL, 't'}, {"precision", required_argument, NULL, 'p'},
         {"set", required_argument, NULL, 's'},     {"check", no_argument, NULL, 'c'},
         {"dtype", required_argument, NULL, 'd'},   {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, 'v'},       {0}};
+        {"version", no_argument, NULL, 'v'},       {"datasets", required_argument, NULL, 'D'},
+        {"mirror", required_argument, NULL, 'm'},  {0}};
     int option;
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
         int r = read_option(a, option);
@@ -154,7 +163,7 @@ static void print_error(const struct error *err)
 
 static int exit_code(int r, const struct error *err)
 {
-    if (r != -ENOMEM && strcmp(err->field, "dataset.path") == 0)
+    if (r != -ENOMEM && (strcmp(err->field, "dataset.path") == 0 || strcmp(err->field, "dataset.download") == 0))
         return EXIT_DATA;
     switch (r) {
     case -EINVAL: // without a field it is a damaged file
@@ -202,10 +211,16 @@ static int train(const struct arguments *a)
                                       .out = a->out,
                                       .resume = a->resume,
                                       .threads = a->threads,
+                                      .datasets = a->datasets,
+                                      .mirror = a->mirror,
                                       .log = stdout,
                                       .stop = &stop_requested};
     struct trainer_outcome outcome;
     r = trainer_run(&o, &outcome, &err);
+    if (r == -ECANCELED) { // nothing to keep yet: ends as the signal would have it
+        signal(SIGTERM, SIG_DFL);
+        raise(SIGTERM);
+    }
     if (r < 0) {
         print_error(&err);
         return exit_code(r, &err);

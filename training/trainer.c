@@ -73,6 +73,10 @@ static int open_dataset(struct trainer *t, struct error *err)
     const struct train_dataset *c = &t->c->dataset;
     struct dataset_options o = {.kind = c->kind,
                                 .path = c->path,
+                                .root = t->o->datasets,
+                                .download = c->download,
+                                .mirror = t->o->mirror,
+                                .stop = t->o->stop,
                                 .train = c->train,
                                 .height = c->image_size[0],
                                 .width = c->image_size[1],

@@ -18,6 +18,8 @@ struct trainer_options {
     const char *out;                   // folder of the run
     bool resume;                       // go on from the state in it; from the beginning where there is none
     int32_t threads;                   // of a CPU device; 0: all
+    const char *datasets;              // the data set's path is relative to this folder and stays in it; NULL: any
+    const char *mirror;                // data sets are fetched from there (dataset_options); NULL: the usual places
     FILE *log;                         // progress and notes
     const volatile sig_atomic_t *stop; // not 0: finish the step, write a checkpoint, return
 };
@@ -31,7 +33,8 @@ struct trainer_outcome {
 };
 
 /* 0; -EINVAL (configuration: err->field), -ENOENT (data), -EEXIST (the folder holds a run and resume is off), -EBUSY (a
- * process trains there), -ERANGE (the loss is not finite, again and again), -ENOTSUP (device), -ENOMEM, -ENOSPC, -EIO.
+ * process trains there), -ERANGE (the loss is not finite, again and again), -ECANCELED
+ * (stopped while it fetched its data), -ENOTSUP (device), -ENOMEM, -ENOSPC, -EIO.
  */
 int trainer_run(const struct trainer_options *o, struct trainer_outcome *ret_outcome, struct error *err);
 

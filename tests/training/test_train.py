@@ -2,7 +2,9 @@
 
 The program is $DDIMD_TRAIN. Data and networks are tiny and made here.
 """
+import functools
 import hashlib
+import http.server
 import json
 import os
 import random
@@ -10,6 +12,7 @@ import re
 import signal
 import struct
 import subprocess
+import threading
 import time
 
 import numpy as np
@@ -407,6 +410,27 @@ def test_folder_of_images(tmp_path):
     assert "circle/broken.png" in stdout and "16 training images, 4 held out, 1 unreadable, 2 classes" in stdout
     _, metadata = tensors(tmp_path / "run" / "checkpoints" / "last.safetensors")
     assert json.loads(metadata["ddimd"])["data"]["classes"] == ["circle", "square"]
+
+
+@pytest.mark.skipif("DDIMD_DATA" not in os.environ, reason="DDIMD_DATA is not set: nothing to serve as MNIST")
+def test_download(tmp_path):
+    """From a server of our own, by the published digests; what is there is not fetched again."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=os.environ["DDIMD_DATA"])
+    handler.log_message = lambda *_: None
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        c = config("digits", epochs=1, dataset__download=True, dataset__train=False, dataset__image_size=[32, 32],
+                   validation__images=9990, sample__every=0)
+        arguments = ("--datasets", str(tmp_path), "--mirror", f"http://127.0.0.1:{server.server_port}")
+        stdout, _ = train(tmp_path, c, *arguments)
+        assert "fetching" in stdout and "10 training images" in stdout
+        assert sorted(os.listdir(tmp_path / "digits")) == ["t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"]
+        server.shutdown()
+        stdout, _ = train(tmp_path, c, *arguments, out="again")
+        assert "fetching" not in stdout
+    (tmp_path / "digits" / "t10k-labels-idx1-ubyte.gz").unlink()
+    _, stderr = train(tmp_path, c, "--datasets", str(tmp_path), "--mirror", "http://127.0.0.1:1", out="gone", code=3)
+    assert "dataset.download" in stderr
 
 
 # --------------------------------------------------------------------------- export
