@@ -48,6 +48,7 @@ struct learner {
     struct buffer fx, ft, fy, feps; // of forward_batch rows
     struct buffer pool, last;       // sampling: x and the last x0 of forward_batch lanes
     struct lane_rows lanes;
+    int32_t piece;         // images at once
     float *weight;         // [batch_size] on the host
     const float *gradient; // of the last learner_gradient
     bool ema_stale;        // its packed copies are older than its master
@@ -106,35 +107,36 @@ static int allocate_host(struct learner *l)
     return l->weight && h->slot && h->y && h->t && h->finite && h->update ? 0 : -ENOMEM;
 }
 
+struct wanted {
+    struct buffer *buffer;
+    size_t bytes;
+};
+
+static int allocate_all(struct learner *l, const struct wanted *wanted, size_t n)
+{
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < n; i++)
+        r = allocate(l, wanted[i].buffer, wanted[i].bytes);
+    return r;
+}
+
+static void release(struct learner *l, struct buffer *b)
+{
+    if (b->memory)
+        l->backend->free(l->device, b->memory, b->bytes);
+    *b = (struct buffer){0};
+}
+
+/* What does not depend on how many images pass at once. */
 static int allocate_buffers(struct learner *l)
 {
-    size_t n = (size_t)(l->o.micro_batch ? l->o.micro_batch : l->o.batch_size), f = (size_t)l->o.forward_batch;
-    size_t flat = l->graph->param_floats * sizeof(float), image = l->elements * sizeof(float);
-    const struct {
-        struct buffer *buffer;
-        size_t bytes;
-    } wanted[] = {
-        {&l->m, flat},
-        {&l->v, flat},
-        {&l->in[IN_X], n * image},
-        {&l->in[IN_T], n * 4},
-        {&l->in[IN_Y], n * 4},
-        {&l->in[IN_KEY], n * 16},
-        {&l->in[IN_EPS], n * image},
-        {&l->in[IN_WEIGHT], n * 4},
-        {&l->losses, n * 4},
-        {&l->fx, f * image},
-        {&l->ft, f * 4},
-        {&l->fy, f * 4},
-        {&l->feps, f * image},
-        {&l->pool, f * image},
-        {&l->last, f * image},
+    size_t f = (size_t)l->o.forward_batch, image = l->elements * sizeof(float);
+    size_t flat = l->graph->param_floats * sizeof(float);
+    const struct wanted wanted[] = {
+        {&l->m, flat},   {&l->v, flat},         {&l->fx, f * image},   {&l->ft, f * 4},
+        {&l->fy, f * 4}, {&l->feps, f * image}, {&l->pool, f * image}, {&l->last, f * image},
     };
-    int r = 0;
-    for (size_t i = 0; r == 0 && i < sizeof wanted / sizeof wanted[0]; i++)
-        r = allocate(l, wanted[i].buffer, wanted[i].bytes);
-    if (r == 0 && (int32_t)n < l->o.batch_size)
-        r = allocate(l, &l->sum, flat);
+    int r = allocate_all(l, wanted, sizeof wanted / sizeof wanted[0]);
     return r < 0 ? r : allocate_host(l);
 }
 
@@ -162,20 +164,66 @@ static int create_weights(struct learner *l, struct error *err)
     return r;
 }
 
-static int create_programs(struct learner *l, struct error *err)
+static int create_forward(struct learner *l, struct error *err)
 {
-    struct program_options train = {.compute = l->o.precision, .training = true};
     struct program_options forward = {.compute = l->o.precision};
-    int32_t n = l->o.micro_batch ? l->o.micro_batch : l->o.batch_size;
-    int r = program_create(l->device, l->weights, record_train, l, &train, &l->train, err);
+    int r = program_create(l->device, l->ema, record_forward, l, &forward, &l->forward, err);
+    return r == 0 ? program_prepare(l->forward, l->o.forward_batch, err) : r;
+}
+
+/* ---- images at once ---- */
+
+static void drop_train(struct learner *l)
+{
+    program_free(l->train);
+    l->train = NULL;
+    l->gradient = NULL;
+    for (int i = 0; i < N_INPUTS; i++)
+        release(l, &l->in[i]);
+    release(l, &l->losses);
+    release(l, &l->sum);
+}
+
+/* Buffers and program for `piece` images at once, in place of those that were. On failure there are none. */
+static int create_train(struct learner *l, int32_t piece, struct error *err)
+{
+    size_t n = (size_t)piece, image = l->elements * sizeof(float), flat = l->graph->param_floats * sizeof(float);
+    const struct wanted wanted[] = {
+        {&l->in[IN_X], n * image},   {&l->in[IN_T], n * 4},      {&l->in[IN_Y], n * 4}, {&l->in[IN_KEY], n * 16},
+        {&l->in[IN_EPS], n * image}, {&l->in[IN_WEIGHT], n * 4}, {&l->losses, n * 4},   {&l->sum, flat},
+    };
+    struct program_options train = {.compute = l->o.precision, .training = true};
+    size_t n_wanted = sizeof wanted / sizeof wanted[0] - (piece == l->o.batch_size); // a whole batch needs no sum
+    drop_train(l);
+    int r = allocate_all(l, wanted, n_wanted);
+    if (r < 0)
+        error_set(err, r, NULL, "not enough memory for a batch");
     if (r == 0)
-        r = program_create(l->device, l->ema, record_forward, l, &forward, &l->forward, err);
+        r = program_create(l->device, l->weights, record_train, l, &train, &l->train, err);
     if (r == 0)
-        r = program_prepare(l->train, n, err);
-    if (r == 0)
-        r = program_prepare(l->forward, l->o.forward_batch, err);
+        r = program_prepare(l->train, piece, err);
+    if (r < 0)
+        drop_train(l);
+    else
+        l->piece = piece;
     return r;
 }
+
+int learner_set_micro_batch(struct learner *l, int32_t n, struct error *err)
+{
+    assert(n > 0 && n <= l->o.batch_size);
+    int r = create_train(l, n, err);
+    for (; r == -ENOMEM && n > 1; r = create_train(l, n, err))
+        n = (n + 1) / 2;
+    return r;
+}
+
+int32_t learner_micro_batch(const struct learner *l)
+{
+    return l->piece;
+}
+
+/* ---- making and ending ---- */
 
 int learner_create(const struct learner_options *o, struct learner **ret_learner, struct error *err)
 {
@@ -193,11 +241,13 @@ int learner_create(const struct learner_options *o, struct learner **ret_learner
     if (r < 0 && l->graph)
         graph_error(l->graph, err);
     if (r == 0 && (r = allocate_buffers(l)) < 0)
-        error_set(err, r, NULL, "not enough memory for the optimiser and a batch");
+        error_set(err, r, NULL, "not enough memory for the optimiser");
     if (r == 0)
         r = create_weights(l, err);
     if (r == 0)
-        r = create_programs(l, err);
+        r = create_forward(l, err);
+    if (r == 0)
+        r = learner_set_micro_batch(l, o->micro_batch ? o->micro_batch : o->batch_size, err);
     if (r < 0) {
         learner_free(l);
         return r;
@@ -210,20 +260,15 @@ void learner_free(struct learner *l)
 {
     if (!l)
         return;
-    program_free(l->train);
+    drop_train(l);
     program_free(l->forward);
     if (l->weights)
         l->backend->weights_free(l->weights);
     if (l->ema)
         l->backend->weights_free(l->ema);
-    struct buffer *const buffers[] = {&l->m,  &l->v,  &l->sum,  &l->losses, &l->fx,
-                                      &l->ft, &l->fy, &l->feps, &l->pool,   &l->last};
+    struct buffer *const buffers[] = {&l->m, &l->v, &l->fx, &l->ft, &l->fy, &l->feps, &l->pool, &l->last};
     for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++)
-        if (buffers[i]->memory)
-            l->backend->free(l->device, buffers[i]->memory, buffers[i]->bytes);
-    for (int i = 0; i < N_INPUTS; i++)
-        if (l->in[i].memory)
-            l->backend->free(l->device, l->in[i].memory, l->in[i].bytes);
+        release(l, buffers[i]);
     graph_free(l->graph);
     free(l->weight);
     free(l->lanes.slot);
@@ -263,7 +308,7 @@ static int run_piece(struct learner *l, const struct noised_batch *b, int32_t fi
         (r = put(l, &l->in[IN_KEY], b->key + 4 * k, count * 16)) < 0 ||
         (r = put(l, &l->in[IN_EPS], b->eps + k * l->elements, count * image)) < 0 ||
         (r = put(l, &l->in[IN_WEIGHT], l->weight + k, count * 4)) < 0)
-        return error_set(err, r, NULL, "the device is lost");
+        return error_set(err, r, NULL, r == -ENOMEM ? "not enough memory for a batch" : "the device is lost");
     const void *inputs[N_INPUTS];
     for (int i = 0; i < N_INPUTS; i++)
         inputs[i] = l->in[i].memory;
@@ -274,17 +319,12 @@ static int run_piece(struct learner *l, const struct noised_batch *b, int32_t fi
     return r;
 }
 
-int learner_gradient(struct learner *l, const struct noised_batch *b, float *ret_losses, double *ret_norm,
-                     struct error *err)
+/* The sum over the batch's pieces; leaves it in l->gradient. */
+static int run_pieces(struct learner *l, const struct noised_batch *b, float *ret_losses, struct error *err)
 {
-    int32_t piece = l->o.micro_batch ? l->o.micro_batch : l->o.batch_size;
     size_t flat = l->graph->param_floats;
-    assert(b->n > 0 && b->n <= l->o.batch_size && b->elements == l->elements);
-    for (int32_t i = 0; i < b->n; i++)
-        l->weight[i] = b->loss_scale[i] / (float)b->n;
-    l->gradient = program_gradient(l->train);
-    for (int32_t first = 0; first < b->n; first += piece) {
-        int32_t n = b->n - first < piece ? b->n - first : piece;
+    for (int32_t first = 0; first < b->n; first += l->piece) {
+        int32_t n = b->n - first < l->piece ? b->n - first : l->piece;
         int r = run_piece(l, b, first, n, ret_losses + first, err);
         if (r < 0)
             return r;
@@ -297,8 +337,23 @@ int learner_gradient(struct learner *l, const struct noised_batch *b, float *ret
             return error_set(err, r, NULL, "the device is lost");
         l->gradient = sum;
     }
+    return 0;
+}
+
+int learner_gradient(struct learner *l, const struct noised_batch *b, float *ret_losses, double *ret_norm,
+                     struct error *err)
+{
+    size_t flat = l->graph->param_floats;
     double squares;
-    int r = l->backend->sum_of_squares(l->device, l->gradient, flat, &squares);
+    assert(b->n > 0 && b->n <= l->o.batch_size && b->elements == l->elements);
+    for (int32_t i = 0; i < b->n; i++)
+        l->weight[i] = b->loss_scale[i] / (float)b->n;
+    int r = run_pieces(l, b, ret_losses, err);
+    while (r == -ENOMEM && l->piece > 1 && (r = learner_set_micro_batch(l, (l->piece + 1) / 2, err)) == 0)
+        r = run_pieces(l, b, ret_losses, err);
+    if (r < 0)
+        return r;
+    r = l->backend->sum_of_squares(l->device, l->gradient, flat, &squares);
     if (r < 0)
         return error_set(err, r, NULL, "the device is lost");
     *ret_norm = sqrt(squares);

@@ -18,7 +18,7 @@ struct learner_options {
     int32_t height, width;
     enum dtype precision;
     int32_t batch_size;
-    int32_t micro_batch;   // images at once; 0: batch_size
+    int32_t micro_batch;   // most images at once; 0: batch_size. Fewer where memory lacks, see learner_micro_batch
     int32_t forward_batch; // rows of the program that validates and samples
     uint64_t seed;         // of the initial weights
     const float *values;   // initial weights instead (flat, see learner_graph), or NULL
@@ -30,6 +30,11 @@ void learner_free(struct learner *l); // NULL is fine
 
 /* The parameter table; its param_floats is the length of every flat vector. */
 const struct graph *learner_graph(const struct learner *l);
+
+/* Images that pass through the network at once: halved whenever the device lacks memory for more, at first or later.
+ * The batch stays the same; how its sum is rounded depends on this number, so a run that goes on takes it along. */
+int32_t learner_micro_batch(const struct learner *l);
+int learner_set_micro_batch(struct learner *l, int32_t n, struct error *err); // 0, -ENOMEM, ...; halves as well
 
 /* Loss and gradient of a batch: ret_losses[n] is each image's mean of (eps_theta - eps)^2, unscaled; the gradient that
  * stays on the device is that of mean over n of loss_scale loss. *ret_norm: its L2 norm (not finite where it is not).

@@ -82,6 +82,7 @@ static const struct json_field state_fields[] = {
     {"best", FIELD_CUSTOM, AT(best), .nullable = true, .read = read_metric, .write = write_metric},
     {"best_epoch", FIELD_INT64, AT(best_epoch), .min = 0, .max = 4294967295.0},
     {"epochs_without_best", FIELD_INT32, AT(epochs_without_best), .min = 0, .max = 1e9},
+    {"micro_batch", FIELD_INT32, AT(micro_batch), .min = 0, .max = 65536},
     {"metrics_bytes", FIELD_INT64, AT(metrics_bytes), .min = 0, .max = DBL_MAX},
     {"seconds", FIELD_DOUBLE, AT(seconds), .min = 0, .max = DBL_MAX},
     {0},
@@ -212,6 +213,8 @@ int train_state_load(int dir_fd, const char *name, const struct train_config *c,
         r = safetensors_load(file, err);
     if (r == 0)
         r = set_vectors(file, l, err);
+    if (r == 0 && s.micro_batch && s.micro_batch != learner_micro_batch(l))
+        r = learner_set_micro_batch(l, s.micro_batch, err);
     if (r == 0)
         *ret_state = s;
     json_decref(json);

@@ -29,6 +29,7 @@ struct train_state {
     double best;                             // of the monitored metric; NAN: none yet
     int64_t best_epoch;
     int32_t epochs_without_best;
+    int32_t micro_batch;   // images at once, as memory allowed (learner_micro_batch)
     int64_t metrics_bytes; // length of metrics.jsonl that belongs to this state
     double seconds;        // of training, over all its parts
 };

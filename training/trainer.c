@@ -45,7 +45,8 @@ struct trainer {
     double start, mark;           // monotonic seconds: of this process's training, of the last metrics line
     int64_t start_step, mark_images;
     double mark_wait;
-    double rate; // images/s of the last interval
+    double rate;     // images/s of the last interval
+    int32_t at_once; // images that pass through the network at once
 };
 
 static double now(void)
@@ -280,6 +281,7 @@ static int write_state(struct trainer *t, struct error *err)
     t->start_step = t->state.step;
     t->start = at;
     t->state.metrics_bytes = t->folder.metrics_bytes;
+    t->state.micro_batch = learner_micro_batch(t->learner);
     return train_state_save(t->folder.checkpoints_fd, RUN_STATE_NAME, &t->state, t->c, t->learner, err);
 }
 
@@ -408,6 +410,16 @@ static int skip(struct trainer *t, struct error *err)
         s->skipped_in_row);
 }
 
+/* Says when memory lacked. */
+static void note_micro_batch(struct trainer *t)
+{
+    int32_t now_at_once = learner_micro_batch(t->learner);
+    if (t->at_once != now_at_once)
+        progress_line(&t->progress, "not enough memory for %d images at once: %d, and the same batch", t->at_once,
+                      now_at_once);
+    t->at_once = now_at_once;
+}
+
 static int step(struct trainer *t, struct error *err)
 {
     struct train_state *s = &t->state;
@@ -422,6 +434,7 @@ static int step(struct trainer *t, struct error *err)
         return r;
     if ((r = learner_gradient(t->learner, &t->batch, t->losses, &norm, err)) < 0)
         return r;
+    note_micro_batch(t);
     s->step++;
     s->batch++;
     s->images += t->batch.n;
@@ -564,6 +577,8 @@ static int take_up(struct trainer *t, struct error *err)
                       (long long)t->state.batch + 1, (long long)t->state.step);
     else if (t->o->resume)
         progress_line(&t->progress, "no state to go on from: starting at the beginning");
+    t->at_once = t->c->micro_batch ? t->c->micro_batch : t->c->dataset.batch_size;
+    note_micro_batch(t);
     loader_seek(t->loader, t->state.epoch, t->state.batch);
     r = run_folder_start_metrics(&t->folder, t->state.metrics_bytes, err);
     return r == 0 ? run_folder_write_config(&t->folder, train_config_json(t->c), err) : r;

@@ -231,12 +231,87 @@ static void test_state(void **state)
     close_run(&r);
 }
 
+/* ---- lack of memory ---- */
+
+/* The CPU's backend on a device that is short of memory: the first allocation of just so many bytes fails, and
+ * every upload of so many and more. */
+static struct backend short_backend;
+static size_t alloc_limit, upload_limit;
+
+static int short_alloc(struct device *d, size_t bytes, void **ret_memory)
+{
+    if (bytes != alloc_limit)
+        return backend_cpu.alloc(d, bytes, ret_memory);
+    alloc_limit = SIZE_MAX;
+    return -ENOMEM;
+}
+
+static int short_upload(struct device *d, void *to, const void *from, size_t bytes)
+{
+    return bytes >= upload_limit ? -ENOMEM : backend_cpu.upload(d, to, from, bytes);
+}
+
+static void open_short(struct run *r, size_t alloc, size_t upload, int32_t micro_batch)
+{
+    open_run(r, "1", micro_batch);
+    learner_free(r->learner);
+    r->learner = NULL;
+    short_backend = backend_cpu;
+    short_backend.alloc = short_alloc;
+    short_backend.upload = short_upload;
+    ((struct device_base *)r->device)->backend = &short_backend;
+    alloc_limit = alloc;
+    upload_limit = SIZE_MAX;
+    struct error err = {0};
+    struct learner_options o = {.device = r->device,
+                                .model = r->f.model,
+                                .height = r->f.height,
+                                .width = r->f.width,
+                                .precision = DTYPE_F32,
+                                .batch_size = BATCH,
+                                .micro_batch = micro_batch,
+                                .forward_batch = 2};
+    if (learner_create(&o, &r->learner, &err) < 0)
+        fail_msg("%s", err.message);
+    float *values = unet_fixture_weights(learner_graph(r->learner), r->f.seed);
+    assert_int_equal(learner_set(r->learner, LEARNER_WEIGHTS, values), 0);
+    free(values);
+    upload_limit = upload;
+}
+
+/* Two pieces of two images because four do not fit, at first or at the first step: the bits of two pieces on request.
+ */
+static void test_lack_of_memory(void **state)
+{
+    (void)state;
+    struct run r;
+    double loss, norm, first_loss = 0, first_norm = 0;
+    size_t image;
+    open_run(&r, "1", 0);
+    image = r.elements * sizeof(float);
+    close_run(&r);
+    const struct {
+        size_t alloc, upload;
+        int32_t asked;
+    } cases[] = {{SIZE_MAX, SIZE_MAX, 2}, {BATCH * image, SIZE_MAX, 0}, {SIZE_MAX, 3 * image, 0}};
+    for (size_t i = 0; i < 3; i++) {
+        open_short(&r, cases[i].alloc, cases[i].upload, cases[i].asked);
+        do_step(&r, 0, &loss, &norm);
+        assert_int_equal(learner_micro_batch(r.learner), 2);
+        if (i == 0)
+            first_loss = loss, first_norm = norm;
+        assert_true(loss == first_loss && norm == first_norm);
+        close_run(&r);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ten_losses),
         cmocka_unit_test(test_micro_batches),
         cmocka_unit_test(test_state),
+        cmocka_unit_test(test_lack_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
