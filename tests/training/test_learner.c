@@ -233,8 +233,8 @@ static void test_state(void **state)
 
 /* ---- lack of memory ---- */
 
-/* The CPU's backend on a device that is short of memory: the first allocation of just so many bytes fails, and
- * every upload of so many and more. */
+/* The CPU's backend on a device that is short of memory: the first allocation, and the first upload after the learner
+ * is made, of just so many bytes fail. */
 static struct backend short_backend;
 static size_t alloc_limit, upload_limit;
 
@@ -248,7 +248,10 @@ static int short_alloc(struct device *d, size_t bytes, void **ret_memory)
 
 static int short_upload(struct device *d, void *to, const void *from, size_t bytes)
 {
-    return bytes >= upload_limit ? -ENOMEM : backend_cpu.upload(d, to, from, bytes);
+    if (bytes != upload_limit)
+        return backend_cpu.upload(d, to, from, bytes);
+    upload_limit = SIZE_MAX;
+    return -ENOMEM;
 }
 
 static void open_short(struct run *r, size_t alloc, size_t upload, int32_t micro_batch)
@@ -293,7 +296,7 @@ static void test_lack_of_memory(void **state)
     const struct {
         size_t alloc, upload;
         int32_t asked;
-    } cases[] = {{SIZE_MAX, SIZE_MAX, 2}, {BATCH * image, SIZE_MAX, 0}, {SIZE_MAX, 3 * image, 0}};
+    } cases[] = {{SIZE_MAX, SIZE_MAX, 2}, {BATCH * image, SIZE_MAX, 0}, {SIZE_MAX, BATCH * image, 0}};
     for (size_t i = 0; i < 3; i++) {
         open_short(&r, cases[i].alloc, cases[i].upload, cases[i].asked);
         do_step(&r, 0, &loss, &norm);
