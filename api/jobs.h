@@ -8,6 +8,7 @@
 #define DDIMD_API_JOBS_H
 
 #include "api/private.h"
+#include "sampling/models.h"
 #include "training/job_type.h"
 #include "training/jobs.h"
 
@@ -75,6 +76,11 @@ void job_streams_end(struct job_streams *s);
 void job_streams_free(struct job_streams *s); // ended, and no connection is left; NULL is fine
 
 /* ---- configurations ---- */
+
+/* Floating-point operations a second that a training job would reach on the device; 0: nothing tells. basis: what tells
+ * it ("job 7", "model digits"), "" where nothing does. */
+enum { JOB_PACE_BYTES = MODEL_NAME_BYTES + 8 };
+double job_pace(const struct api_options *o, const char *device, char basis[JOB_PACE_BYTES]);
 
 /* Checks a training configuration that a client sent: its keys, its data set, which lies beneath the folder of data
  * sets, and what it will take. As struct job_type says; context: struct api_options. */

@@ -77,12 +77,15 @@ static int look_at_dataset(const struct api_options *o, const struct train_confi
     return 0;
 }
 
-static json_t *estimate_json(const struct train_estimate *e)
+static json_t *estimate_json(const struct api_options *o, const char *device, const struct train_estimate *e)
 {
-    return json_pack("{sI sI sI sI sI sI}", "parameters", (json_int_t)e->parameters, "flop_per_step",
+    char basis[JOB_PACE_BYTES];
+    double rate = job_pace(o, device, basis);
+    json_t *seconds = rate > 0 ? json_real(e->flop / rate) : json_null();
+    return json_pack("{sI sI sI sI sI sI so ss*}", "parameters", (json_int_t)e->parameters, "flop_per_step",
                      (json_int_t)e->flop_per_step, "steps_per_epoch", (json_int_t)e->steps_per_epoch, "steps",
                      (json_int_t)e->steps, "memory_bytes", (json_int_t)e->memory_bytes, "checkpoint_bytes",
-                     (json_int_t)e->checkpoint_bytes);
+                     (json_int_t)e->checkpoint_bytes, "seconds", seconds, "seconds_as", rate > 0 ? basis : NULL);
 }
 
 int job_train_check(const void *context, const json_t *config, struct job_plan *ret_plan, struct error *err)
@@ -105,12 +108,14 @@ int job_train_check(const void *context, const json_t *config, struct job_plan *
         rc = error_set(err, -EINVAL, "dataset.batch_size", "%lld images give no whole batch to train on", (long long)n);
     if (rc)
         return rc;
-    struct job_plan plan = {.config = train_config_json(&c), .estimate = estimate_json(&e)};
+    struct job_plan plan = {0};
+    snprintf(plan.device, sizeof(plan.device), "%s", c.device == 0 ? o->job_device : train_device_names[c.device]);
+    plan.config = train_config_json(&c);
+    plan.estimate = estimate_json(o, plan.device, &e);
     if (!plan.config || !plan.estimate) {
         job_plan_done(&plan);
         return error_set(err, -ENOMEM, NULL, "out of memory");
     }
-    snprintf(plan.device, sizeof(plan.device), "%s", c.device == 0 ? o->job_device : train_device_names[c.device]);
     *ret_plan = plan;
     return 0;
 }

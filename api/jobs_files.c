@@ -345,7 +345,11 @@ static void sample_aside(struct exchange *x)
     job_done(&job);
     snprintf(name, sizeof(name), "samples/epoch-%04lld.png", epoch);
     bool number = part[0] >= '0' && part[0] <= '9' && *end == '\0' && end - part < 10;
-    if (!number || jobs_open_file(x, name, O_RDONLY, &fd) || fstat(fd, &s) < 0 || s.st_size > MAX_SAMPLE_BYTES)
+    bool canary = strcmp(part, "canary") == 0; // of its last publication
+    if (canary)
+        strcpy(name, "samples/canary.png");
+    if ((!number && !canary) || jobs_open_file(x, name, O_RDONLY, &fd) || fstat(fd, &s) < 0 ||
+        s.st_size > MAX_SAMPLE_BYTES)
         problem_set(&x->aside.problem, PROBLEM_NO_SUCH_FILE, NULL, "job %" PRId64 " has no samples of epoch %.32s",
                     jobs_path_id(x), part);
     else

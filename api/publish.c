@@ -1,10 +1,11 @@
 /* publish.c: POST /models/{name}/from-job, a training result becomes a model that is served, and the way back.
  *
- * The checkpoint is read and checked whole, copied beside the models, and renamed over the name in one step; then it is
- * loaded, with the canary step that every load does. Requests under way finish on the model that they began with, and
+ * The checkpoint is read and checked whole, makes a canary grid (canary.h), is copied beside the models, and renamed
+ * over the name in one step; then it is loaded. Requests under way finish on the model that they began with, and
  * go on being served by it where the new one cannot be loaded: then the file of before gets its name back. The file of
  * before is kept under a name that no model can have, for the way back.
  */
+#include "api/canary.h"
 #include "api/jobs.h"
 
 #include "model/checkpoint.h"
@@ -21,7 +22,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { COPY_BYTES = 1 << 20, FILE_NAME_MAX_BYTES = MODEL_NAME_BYTES + 32 };
+enum { FILE_NAME_MAX_BYTES = MODEL_NAME_BYTES + 32 };
 
 const struct json_field job_publish_fields[] = {
     {"job", FIELD_INT64, offsetof(struct job_publish, job), 1, 9007199254740991.0, .required = true,
@@ -59,19 +60,6 @@ static int keep_previous(int models_fd, const char *name)
     return rc;
 }
 
-static int copy(int from, struct file_writer *to, struct error *err)
-{
-    char *buffer = malloc(COPY_BYTES);
-    ssize_t n = 0;
-    int rc = buffer ? 0 : error_set(err, -ENOMEM, NULL, "no memory to copy a model");
-    while (rc == 0 && (n = read(from, buffer, COPY_BYTES)) > 0)
-        rc = file_writer_append(to, buffer, (size_t)n, err);
-    if (rc == 0 && n < 0)
-        rc = error_set(err, -errno, NULL, "the checkpoint cannot be read: %s", strerror(errno));
-    free(buffer);
-    return rc;
-}
-
 /* Puts the file in the model's place. *ret_had_one: there was another, which is kept. */
 static int install(int models_fd, const char *name, int from, bool *ret_had_one, struct error *err)
 {
@@ -80,7 +68,7 @@ static int install(int models_fd, const char *name, int from, bool *ret_had_one,
     model_file(name, file);
     int rc = file_writer_open(models_fd, file, &w, err);
     if (rc == 0)
-        rc = copy(from, &w, err);
+        rc = file_writer_copy(&w, from, err);
     if (rc) {
         file_writer_abort(&w);
         return rc;
@@ -181,24 +169,42 @@ static int open_checkpoint(struct exchange *x, const struct job_publish *f, int 
     return rc;
 }
 
-static void publish(struct exchange *x, int checkpoint_fd)
+/* The canary's grid among the job's samples. 0, or the problem is there. */
+static int show_canary(struct exchange *x, int models_fd, int64_t job, int checkpoint_fd)
+{
+    struct text png = {0};
+    struct error err = {0};
+    int folder;
+    int rc = canary_grid(x->api, models_fd, job, checkpoint_fd, &png, &x->aside.problem);
+    if (rc == 0 && jobs_open_file_of(x, job, "samples", O_RDONLY | O_DIRECTORY, &folder) == 0) {
+        rc = file_write(folder, "canary.png", png.data, png.length, &err);
+        close(folder);
+        if (rc)
+            problem_from_error(&x->aside.problem, PROBLEM_JOBS_STORE, &err);
+    }
+    text_done(&png);
+    return rc;
+}
+
+static void publish(struct exchange *x, int64_t job, int checkpoint_fd)
 {
     struct error err = {0};
     bool had_one = false;
-    int models_fd;
+    int models_fd, rc = 0;
     if (open_models(x, &models_fd))
         return;
     pthread_mutex_lock(&x->api->publish_lock);
-    int rc = install(models_fd, x->name, checkpoint_fd, &had_one, &err);
+    if (show_canary(x, models_fd, job, checkpoint_fd) == 0 &&
+        (rc = install(models_fd, x->name, checkpoint_fd, &had_one, &err)) == 0 && load(x))
+        take_back(models_fd, x->name, had_one);
     if (rc)
         problem_from_error(&x->aside.problem, PROBLEM_JOBS_STORE, &err);
-    else if (load(x))
-        take_back(models_fd, x->name, had_one);
     pthread_mutex_unlock(&x->api->publish_lock);
     close(models_fd);
     if (!x->aside.problem.kind) {
         x->aside.status = 201;
         jobs_header(x, "Location", "/models/%s", x->name);
+        jobs_header(x, "X-Canary", "/jobs/%" PRId64 "/samples/canary.png", job);
     }
 }
 
@@ -219,7 +225,7 @@ static void publish_aside(struct exchange *x)
     else
         job_done(&job);
     if (rc == 0 && open_checkpoint(x, &f, &fd) == 0) {
-        publish(x, fd);
+        publish(x, f.job, fd);
         close(fd);
     }
     json_decref(object);

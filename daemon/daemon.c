@@ -29,6 +29,8 @@ static int64_t monotonic_ns(void)
     return t.tv_sec * SECOND_NS + t.tv_nsec;
 }
 
+#define SHIPPED_MODEL "digits" // the small one of share/models: the default where nothing else is said
+
 /* ---- the scheduler's hooks; its worker ---- */
 
 /* While requests are finished, the unit's stop timeout does not count as long as steps are made. */
@@ -130,6 +132,7 @@ static int models_open(struct daemon *d, struct error *err)
     const struct options *o = d->options;
     struct model_store_options m = {.folder = o->models,
                                     .default_model = o->default_model[0] ? o->default_model : NULL,
+                                    .preferred = SHIPPED_MODEL,
                                     .precision = (int)precision_of(d),
                                     .max_rows = o->max_rows,
                                     .max_bytes = (size_t)o->max_model_mib * (size_t)MIB};

@@ -18,7 +18,7 @@ static const struct json_field option_fields[] = {
      .help = "address to serve: 127.0.0.1:PORT, [::1]:PORT (port 0: any that is free), or unix:/path"},
     {"models", FIELD_STRING, AT(models), .item_bytes = OPTION_PATH_BYTES, .help = "folder of model files"},
     {"default_model", FIELD_STRING, AT(default_model), .item_bytes = OPTION_NAME_BYTES,
-     .help = "model that requests get which name none; empty: the first by name"},
+     .help = "model that requests get which name none; empty: digits where there is one, else the first by name"},
     {"backend", FIELD_STRING, AT(backend), .item_bytes = 16, .help = "auto, cpu or cuda"},
     {"precision", FIELD_ENUM, AT(precision), .names = precision_names,
      .help = "numbers to compute with: auto (what the device does best), f32 or bf16"},

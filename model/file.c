@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MAX_TRANSFER = 1 << 30 }; // of one system call
+enum { MAX_TRANSFER = 1 << 30, COPY_BYTES = 1 << 20 }; // of one system call
 
 static int error_errno(struct error *err, const char *verb, const char *path)
 {
@@ -76,6 +76,19 @@ int file_writer_append(struct file_writer *w, const void *bytes, size_t n, struc
         n -= (size_t)written;
     }
     return 0;
+}
+
+int file_writer_copy(struct file_writer *w, int from_fd, struct error *err)
+{
+    char *buffer = malloc(COPY_BYTES);
+    ssize_t n = 0;
+    int rc = buffer ? 0 : error_set(err, -ENOMEM, NULL, "no memory to copy a file");
+    for (off_t at = 0; rc == 0 && (n = pread(from_fd, buffer, COPY_BYTES, at)) > 0; at += n)
+        rc = file_writer_append(w, buffer, (size_t)n, err);
+    if (rc == 0 && n < 0)
+        rc = error_errno(err, "read what is copied to", w->name);
+    free(buffer);
+    return rc;
 }
 
 static void writer_close(struct file_writer *w)

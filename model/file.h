@@ -24,6 +24,8 @@ struct file_writer {
  * or abort. */
 int file_writer_open(int dir_fd, const char *path, struct file_writer *ret_writer, struct error *err);
 int file_writer_append(struct file_writer *w, const void *bytes, size_t n, struct error *err);
+/* The whole of an open file, wherever its offset is. */
+int file_writer_copy(struct file_writer *w, int from_fd, struct error *err);
 /* Sync, rename, sync the folder. On failure the temporary file is gone and what had the name before is as it was
  * (unless only the last sync failed: then the new file is there, but may not survive a crash). */
 int file_writer_commit(struct file_writer *w, struct error *err);

@@ -30,7 +30,8 @@ struct model_store {
     struct card_folder *folder;
     struct resident_options resident;
     size_t max_bytes;
-    char default_name[MODEL_NAME_BYTES]; // "": the first
+    char default_name[MODEL_NAME_BYTES]; // "": the preferred or first
+    const char *preferred;
     struct entry *entries;
     uint64_t uses;
 };
@@ -50,6 +51,7 @@ int model_store_open(const struct model_store_options *o, struct device *d, stru
     pthread_cond_init(&m->loaded, NULL);
     m->resident = (struct resident_options){d, s, o->precision, o->max_rows, o->capacity};
     m->max_bytes = o->max_bytes;
+    m->preferred = o->preferred;
     if (o->default_model)
         rc = model_store_set_default(m, o->default_model, err);
     if (rc)
@@ -103,7 +105,11 @@ void model_store_default(struct model_store *m, char ret_name[MODEL_NAME_BYTES])
     memcpy(ret_name, m->default_name, MODEL_NAME_BYTES);
     pthread_mutex_unlock(&m->lock);
     if (!ret_name[0] && card_folder_names(m->folder, &names) == 0) {
-        snprintf(ret_name, MODEL_NAME_BYTES, "%s", names[0] ? names[0] : "");
+        int i = 0;
+        while (names[i] && m->preferred && strcmp(names[i], m->preferred))
+            i++;
+        const char *name = m->preferred && names[i] ? names[i] : names[0];
+        snprintf(ret_name, MODEL_NAME_BYTES, "%s", name ? name : "");
         free(names);
     }
 }

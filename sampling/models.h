@@ -37,7 +37,8 @@ struct resident_model {
 struct model_store;
 struct model_store_options {
     const char *folder;
-    const char *default_model; // NULL: the first by name at each look-up
+    const char *default_model; // NULL: `preferred` where there is one of that name, else the first by name
+    const char *preferred;     // NULL: none; borrowed
     int precision;             // enum dtype, or -1: the device's native one
     int32_t max_rows;          // largest step; 0: by measurement, within a limit for the device
     int32_t capacity;          // lanes per model; 0: as many as fit in 64 MiB, between 2 max_rows and 4096

@@ -54,6 +54,16 @@ static int64_t steps_per_epoch(const struct train_config *c, int64_t n_images)
     return c->dataset.drop_last ? n / batch : (n + batch - 1) / batch;
 }
 
+// Forward passes at the ends of all epochs: validation and grids.
+static double passes_at_ends(const struct train_config *c, int64_t n_images)
+{
+    const struct train_validation *v = &c->validation;
+    const struct train_sample *s = &c->sample;
+    double held_out = v->images > 0 ? (double)v->images : ceil(v->fraction * (double)n_images);
+    double rows = s->guidance == 1.0f ? 1 : 2;
+    return c->epochs * (held_out + (s->every ? rows * s->n * s->steps / s->every : 0));
+}
+
 int train_estimate(const struct train_config *c, int64_t n_images, bool bf16, struct train_estimate *ret_estimate,
                    struct error *err)
 {
@@ -73,6 +83,9 @@ int train_estimate(const struct train_config *c, int64_t n_images, bool bf16, st
         .checkpoint_bytes = parameters * 4 * (1 + STATE_VECTORS),
     };
     e.steps = e.steps_per_epoch * c->epochs;
+    e.flop = (double)e.steps * (double)e.flop_per_step +
+             passes_at_ends(c, n_images) *
+                 (double)model_config_flop(&c->model, c->dataset.image_size[0], c->dataset.image_size[1]);
     *ret_estimate = e;
     return 0;
 }

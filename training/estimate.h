@@ -10,6 +10,7 @@
 struct train_estimate {
     int64_t parameters;
     int64_t flop_per_step;    // forward and backward (twice the forward) of a batch
+    double flop;              // of the whole run: steps, validation, sample grids
     int64_t steps_per_epoch;  // 0: the number of images is not known
     int64_t steps;            // of all epochs
     int64_t memory_bytes;     // weights, average, moments, gradients and the activations of a batch, at most

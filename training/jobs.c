@@ -327,8 +327,26 @@ void job_list_free(struct job *jobs, int32_t n)
     free(jobs);
 }
 
+// What the program itself says is left, less what has passed since; -1: it says nothing.
+static int64_t foretold_ms(const struct job *job)
+{
+    struct timespec now;
+    json_t *latest = job->latest ? json_loads(job->latest, 0, NULL) : NULL;
+    const json_t *left = json_object_get(latest, "seconds_left");
+    double ms = json_is_number(left) ? json_number_value(left) * 1000 : -1;
+    json_decref(latest);
+    if (ms < 0)
+        return -1;
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    ms -= (double)now.tv_sec * 1000 + (double)now.tv_nsec / 1e6 - (double)job->latest_boot_ms;
+    return ms > 0 ? (int64_t)ms : 0;
+}
+
 int64_t job_eta_ms(const struct job *job)
 {
+    int64_t foretold = job->state == JOB_STATE_RUNNING && job->first_boot_ms ? foretold_ms(job) : -1;
+    if (foretold >= 0)
+        return foretold;
     // From the first report on: what it took to start does not come again.
     int64_t done = job->step - job->first_step, left = job->total_steps - job->step;
     int64_t elapsed = job->latest_boot_ms - job->first_boot_ms;

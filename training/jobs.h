@@ -73,7 +73,8 @@ struct job {
 /* Frees what the fields own. NULL is fine. */
 void job_done(struct job *job);
 
-/* Milliseconds until a running job has done all its steps, from the pace of the present attempt; -1: not known. */
+/* Milliseconds until a running job has done all its steps, by its own word ("seconds_left" in its latest
+ * record) or else from the pace of the present attempt; -1: not known. */
 int64_t job_eta_ms(const struct job *job);
 
 struct job_store;

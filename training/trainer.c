@@ -41,12 +41,13 @@ struct trainer {
     struct run_folder folder;
     struct progress progress;
     struct train_state state;
-    int64_t batches, total_steps; // of an epoch, of the run
-    double start, mark;           // monotonic seconds: of this process's training, of the last metrics line
-    int64_t start_step, mark_images;
+    int64_t batches, total_steps;    // of an epoch, of the run
+    double start, mark;              // monotonic seconds: of this process's training, of the last metrics line
+    int64_t first_step, mark_images; // step that this process began with
     double mark_wait;
-    double rate;     // images/s of the last interval
-    int32_t at_once; // images that pass through the network at once
+    double rate;                      // images/s of the last interval
+    double step_seconds, end_seconds; // spent on steps by this process; on the end of its last epoch, -1: none yet
+    int32_t at_once;                  // images that pass through the network at once
 };
 
 static double now(void)
@@ -278,7 +279,6 @@ static int write_state(struct trainer *t, struct error *err)
 {
     double at = now();
     t->state.seconds += at - t->start;
-    t->start_step = t->state.step;
     t->start = at;
     t->state.metrics_bytes = t->folder.metrics_bytes;
     t->state.micro_batch = learner_micro_batch(t->learner);
@@ -309,16 +309,38 @@ static json_t *sums_bands(const struct loss_sums *s)
     return bands;
 }
 
+/* Forward passes of an epoch's end: validation and the grid. */
+static double passes_at_end(const struct trainer *t)
+{
+    const struct train_sample *s = &t->c->sample;
+    double rows = s->guidance == 1.0f ? 1 : 2;
+    return (double)t->n_held_out + (s->every ? rows * s->n * s->steps / s->every : 0);
+}
+
+/* To the end of the run, at the pace so far; -1: not known yet. The end of an epoch is foretold by its passes (a step
+ * takes about three for each image) until there was one. */
+static double seconds_left(const struct trainer *t)
+{
+    const struct train_state *s = &t->state;
+    int64_t done = s->step - t->first_step;
+    if (done <= 0)
+        return -1;
+    double step = t->step_seconds / (double)done;
+    double end = t->end_seconds >= 0 ? t->end_seconds : step / 3 / t->c->dataset.batch_size * passes_at_end(t);
+    return step * (double)(t->total_steps - s->step) + end * (double)(t->c->epochs - s->epoch);
+}
+
 static int write_interval(struct trainer *t, double lr, double norm, struct error *err)
 {
     struct train_state *s = &t->state;
     double at = now(), wait = loader_wait_seconds(t->loader), seconds = fmax(at - t->mark, 1e-9);
     t->rate = (double)(s->images - t->mark_images) / seconds;
-    json_t *line = json_pack("{ss sI sI sI so so so sf sf sI so}", "event", "step", "step", (json_int_t)s->step,
-                             "steps", (json_int_t)t->total_steps, "epoch", (json_int_t)s->epoch + 1, "loss",
-                             real_or_null(sums_mean(&s->interval)), "lr", real_or_null(lr), "grad_norm",
-                             real_or_null(norm), "images_per_s", t->rate, "wait_share", (wait - t->mark_wait) / seconds,
-                             "skipped", (json_int_t)s->skipped, "loss_by_timestep", sums_bands(&s->interval));
+    json_t *line =
+        json_pack("{ss sI sI sI so so so sf sf sf sI so}", "event", "step", "step", (json_int_t)s->step, "steps",
+                  (json_int_t)t->total_steps, "epoch", (json_int_t)s->epoch + 1, "loss",
+                  real_or_null(sums_mean(&s->interval)), "lr", real_or_null(lr), "grad_norm", real_or_null(norm),
+                  "images_per_s", t->rate, "wait_share", (wait - t->mark_wait) / seconds, "seconds_left",
+                  seconds_left(t), "skipped", (json_int_t)s->skipped, "loss_by_timestep", sums_bands(&s->interval));
     t->mark = at;
     t->mark_wait = wait;
     t->mark_images = s->images;
@@ -350,8 +372,6 @@ static void write_end(struct trainer *t, enum trainer_end end)
 static void show(struct trainer *t)
 {
     const struct train_state *s = &t->state;
-    double elapsed = now() - t->start;
-    int64_t steps = s->step - t->start_step;
     struct progress_view v = {.epoch = s->epoch + 1,
                               .epochs = t->c->epochs,
                               .batch = s->batch,
@@ -360,8 +380,7 @@ static void show(struct trainer *t)
                               .steps = t->total_steps,
                               .loss = sums_mean(&s->epoch_losses),
                               .images_per_s = t->rate,
-                              .seconds_left =
-                                  steps ? elapsed / (double)steps * (double)(t->total_steps - s->step) : -1};
+                              .seconds_left = seconds_left(t)};
     progress_show(&t->progress, &v);
 }
 
@@ -588,14 +607,18 @@ static int loop(struct trainer *t, enum trainer_end *ret_end, struct error *err)
 {
     struct train_state *s = &t->state;
     t->start = t->mark = now();
-    t->start_step = s->step;
+    t->first_step = s->step;
+    t->end_seconds = -1;
     t->mark_images = s->images;
     while (s->epoch < t->c->epochs && !exhausted(t)) {
+        double began = now();
         int r = step(t, err);
+        double stepped = now();
+        t->step_seconds += stepped - began;
         if (r == 0)
             show(t);
-        if (r == 0 && s->batch == t->batches)
-            r = end_epoch(t, err);
+        if (r == 0 && s->batch == t->batches && (r = end_epoch(t, err)) == 0)
+            t->end_seconds = now() - stepped;
         if (r < 0)
             return r;
         if (*t->o->stop && s->epoch < t->c->epochs) {

@@ -216,6 +216,7 @@ def test_dry_run_estimates_and_queues_nothing(jobs):
     assert estimate["steps_per_epoch"] == STEPS_PER_EPOCH and estimate["steps"] == 3 * STEPS_PER_EPOCH
     assert estimate["parameters"] == 271681 and estimate["flop_per_step"] > 2 * 3 * BATCH * estimate["parameters"]
     assert estimate["memory_bytes"] > 16 * estimate["parameters"]
+    assert estimate["seconds"] > 0 and estimate["seconds_as"].startswith("model ")
     assert dry["config"]["dataset"]["path"] == "two" and dry["config"]["optimizer"]["beta1"] == 0.9
     assert jobs.get("/jobs").json() == {"jobs": [], "next": None}
 
@@ -454,6 +455,8 @@ def test_publish_under_load_and_go_back(jobs):
         time.sleep(0.5)
         answer = jobs.post("/models/grey/from-job", {"job": number, "checkpoint": "best"})
         assert answer.status == 201 and answer.headers["Location"] == "/models/grey"
+        canary = Png(jobs.get(answer.headers["X-Canary"]).body)
+        assert (canary.width, canary.height) == (2 * SIDE + 6, SIDE + 4)  # an image of each class
         published = answer.json()
         assert published["digest"] != before and published["resident_digest"] == published["digest"]
         assert published["classes"] == ["dark", "light"]
@@ -488,6 +491,10 @@ def test_what_cannot_be_published(jobs):
     assert jobs.post("/models/grey/from-job", {"job": number}).problem()["type"] == "/problems/bad-model"
     best.write_bytes(damaged[:-4] + struct.pack("<f", float("nan")))
     assert jobs.post("/models/grey/from-job", {"job": number}).problem()["type"] == "/problems/bad-model"
+    header = 8 + struct.unpack("<Q", damaged[:8])[0]
+    best.write_bytes(damaged[:header] + bytes(len(damaged) - header))  # weights of zero: finite, and noise
+    noise = jobs.post("/models/grey/from-job", {"job": number}).problem()
+    assert noise["type"] == "/problems/bad-model" and "canary" in noise["detail"]
     assert jobs.get("/models/grey").json()["digest"] == before["digest"]
     assert jobs.daemon.generate(model="grey", steps=2).status == 200
     assert sorted(p.name for p in jobs.models.iterdir() if not p.name.startswith(".")) == ["colour.safetensors",

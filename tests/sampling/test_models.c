@@ -79,6 +79,14 @@ static void test_load_and_describe(void **state)
     assert_null(model_store_resident(f.store, "a"));
     struct resident_model *a = acquire(&f, NULL), *again = acquire(&f, "a"), *b = acquire(&f, "b");
     assert_string_equal(a->name, "a"); // the first by name
+    char name[MODEL_NAME_BYTES];
+    struct model_store *preferring;
+    struct model_store_options o = {.folder = f.path, .preferred = "b"};
+    struct error opening = {0};
+    assert_int_equal(model_store_open(&o, f.device, f.scheduler, &preferring, &opening), 0);
+    model_store_default(preferring, name);
+    assert_string_equal(name, "b");
+    model_store_close(preferring);
     assert_ptr_equal(a, again);
     assert_ptr_not_equal(a, b);
     assert_string_not_equal(a->digest, b->digest);

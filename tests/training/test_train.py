@@ -22,7 +22,7 @@ from PIL import Image
 PROGRAM = os.environ["DDIMD_TRAIN"]
 IMAGES, SIDE, BATCH, HELD_OUT = 70, 16, 8, 6
 STEPS_PER_EPOCH = (IMAGES - HELD_OUT) // BATCH
-TIMES = {"images_per_s", "wait_share"}  # of a metrics line: the only members that the clock decides
+TIMES = {"images_per_s", "wait_share", "seconds_left"}  # of a metrics line: the only members that the clock decides
 
 
 def config(path, **changes):
@@ -274,22 +274,27 @@ def test_stop_and_resume(tmp_path, data, unbroken, number):
 
 
 def test_kill_and_resume(tmp_path, data, unbroken):
-    c = config(data, epochs=6)
-    rng, kills = random.Random(5), 0
-    for attempt in range(40):
-        process = start(tmp_path, c, "--resume")
-        try:
-            stdout, stderr = process.communicate(timeout=rng.uniform(0.02, 1.0) if attempt < 30 else 300)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            kills += 1
-            continue
-        assert process.returncode == 0, stdout + stderr
-        if stdout.splitlines()[-1].startswith("finished"):
-            break
-    assert kills > 0
-    assert_same_run(tmp_path / "run", unbroken)
+    """SIGKILL at random moments until the run is done; every broken run equals the unbroken one. DDIMD_KILLS=100: the
+    long form, over as many runs as that takes."""
+    c, wanted = config(data, epochs=6), int(os.environ.get("DDIMD_KILLS", "10"))
+    rng, kills, runs = random.Random(5), 0, 0
+    while kills < wanted or not runs:
+        out, broken = f"run{runs}", 0
+        while True:
+            process = start(tmp_path, c, "--resume", out=out)
+            try:
+                stdout, stderr = process.communicate(timeout=rng.uniform(0.02, 1.0) if broken < 30 else 300)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                broken += 1
+                continue
+            assert process.returncode == 0, stdout + stderr
+            if stdout.splitlines()[-1].startswith("finished"):
+                break
+        assert_same_run(tmp_path / out, unbroken)
+        kills, runs = kills + broken, runs + 1
+    print(f"{kills} kills in {runs} runs")
 
 
 def test_stop_at_once(tmp_path, data):
