@@ -40,6 +40,39 @@ export const fact = (name, value) => h("div", {}, h("dt", {}, name), h("dd", {},
 
 export const badge = job => h("span", {class: `badge ${job.state}`}, job.cancel_requested && job.state === "running" ? "stopping" : job.state);
 
+/** A table whose rows stay the elements that they are while their contents change: a click or the focus is not lost.
+ * headings: "Steps#" is a column of numbers. cells(item, kept): texts and elements; kept is an object of the row's own, for elements to use again. */
+export class Rows {
+  constructor(headings, cells) {
+    Object.assign(this, {numbers: headings.map(t => t.endsWith("#")), cells, known: new Map(), body: h("tbody")});
+    this.element = h("div", {class: "scroll"}, h("table", {}, h("thead", {}, h("tr", {}, headings.map(t => h("th", {class: t.endsWith("#") && "number"}, t.replace("#", ""))))), this.body));
+  }
+
+  show(items) {
+    const gone = new Set(this.known.keys());
+    items.forEach((item, i) => {
+      const id = gone.has(item.id) || !this.known.has(item.id) ? item.id : `${item.id} ${i}`; // ids that clients chose may be alike
+      const row = this.known.get(id) || {kept: {}, element: h("tr")};
+      gone.delete(id);
+      this.known.set(id, row);
+      this.update(row.element, this.cells(item, row.kept));
+      if (this.body.children[i] !== row.element) this.body.insertBefore(row.element, this.body.children[i] || null);
+    });
+    for (const id of gone) {
+      this.known.get(id).element.remove();
+      this.known.delete(id);
+    }
+    this.element.hidden = !items.length;
+  }
+
+  update(tr, values) {
+    values.forEach((value, i) => {
+      const td = tr.children[i] || tr.appendChild(h("td", {class: this.numbers[i] && "number"}));
+      if (value instanceof Node ? td.firstChild !== value : td.textContent !== value) fill(td, value);
+    });
+  }
+}
+
 /** A short message in the corner. */
 export function toast(text, {bad = false, action, label} = {}) {
   const close = () => item.remove();

@@ -62,6 +62,7 @@ async function runImages(signal) {
   bar.value = 0;
   status.textContent = progressText(0);
   fill(stage, tiles.element);
+  if (matchMedia("(max-width: 60rem)").matches) stage.parentElement.scrollIntoView(); // on a phone the form is above
   const result = await generate(body, plural(tiles.tiles.length, "image"), {
     progress: (done, total) => { bar.max = total; bar.value = done; status.textContent = progressText(done, total); },
     preview: (image, step, png) => tiles.preview(image, step, png),

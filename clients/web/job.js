@@ -103,7 +103,7 @@ class JobView {
     const {checkpoints} = await get(`jobs/${this.id}/checkpoints`), has = c => checkpoints.some(k => k.checkpoint === c);
     const name = h("input", {id: "publish-name", required: true, pattern: "[A-Za-z0-9_][A-Za-z0-9._\\-]*", maxlength: "64", value: (this.job.name || `job-${this.id}`).replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[.-]+/, "")});
     const which = h("select", {id: "publish-which", value: has("best") ? "best" : undefined}, checkpoints.map(c => option(c.checkpoint, typeof c.checkpoint === "number" ? `epoch ${c.checkpoint}` : c.checkpoint)));
-    const said = h("div", {role: "status"});
+    const said = h("div", {role: "status", class: "said"});
     const send = async e => {
       e.preventDefault();
       try {

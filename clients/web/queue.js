@@ -1,7 +1,7 @@
 // queue.js: the live batch: whose images share the device's steps, who waits, and how long steps take.
 import {capabilities, get, metrics, own} from "./api.js";
 import {Figure} from "./charts.js";
-import {count, fact, fill, h, ms, notice, plural, poll, problemNotice, significant} from "./dom.js";
+import {Rows, count, fact, fill, h, ms, notice, plural, poll, problemNotice, significant} from "./dom.js";
 
 const WINDOW = 120; // turns of the curve
 let root, stop = () => {}, parts, points, past, begun;
@@ -20,13 +20,14 @@ function lanes(requests) {
   return cells;
 }
 
-function requestRow(r) {
-  const mine = own.get(r.id), part = r.done_lane_steps / r.total_lane_steps;
-  return h("tr", {class: mine ? "mine" : ""}, h("td", {}, mine ? h("strong", {}, "yours") : h("code", {title: r.id}, r.id.slice(0, 18)), mine ? h("span", {class: "muted"}, ` ${mine.label}`) : null), h("td", {}, r.model),
-    h("td", {class: "number"}, count(r.images)), h("td", {class: "number"}, count(r.steps)), h("td", {}, r.priority),
-    h("td", {}, r.state === "running" ? h("progress", {max: 1, value: part, "aria-label": `Progress of ${r.id}`}) : r.images_ahead ? `${plural(r.images_ahead, "image")} before it` : "joins next"),
-    h("td", {class: "number"}, ms(r.queued_ms)), h("td", {class: "number"}, r.running_ms ? `${ms(r.running_ms)} ago` : "–"), h("td", {class: "number"}, ms(r.expected_ms)),
-    h("td", {}, mine ? h("button", {class: "danger small", onclick: () => mine.cancel()}, "Cancel") : ""));
+function requestCells(r, kept) {
+  const mine = own.get(r.id);
+  kept.who = kept.who || (mine ? h("span", {class: "mine"}, h("strong", {}, "yours"), " ", mine.label) : h("code", {title: r.id}, r.id.slice(0, 16)));
+  kept.bar = kept.bar || h("progress", {max: 1, "aria-label": `Progress of ${r.id}`});
+  kept.bar.value = r.done_lane_steps / r.total_lane_steps;
+  kept.cancel = kept.cancel || (mine ? h("button", {class: "danger small", onclick: () => mine.cancel()}, "Cancel") : h("span"));
+  return [kept.who, r.model, count(r.images), count(r.steps), r.priority, r.state === "running" ? kept.bar : r.images_ahead ? `after ${plural(r.images_ahead, "image")}` : "joins next",
+          ms(r.queued_ms), r.running_ms ? `${ms(r.running_ms)} ago` : "–", ms(r.expected_ms), kept.cancel];
 }
 
 async function turn() {
@@ -34,7 +35,7 @@ async function turn() {
   try {
     [q, m] = await Promise.all([get("queue"), metrics()]);
   } catch (error) {
-    fill(parts.table, problemNotice(error));
+    fill(parts.note, problemNotice(error));
     return;
   }
   const now = performance.now() / 1000, {value} = m;
@@ -45,12 +46,12 @@ async function turn() {
   const stepMs = step ? 1000 * (value("ddimd_step_seconds_sum") - past.seconds) / step : null;
   const waits = value("ddimd_queue_wait_seconds_count"), wait = waits ? 1000 * value("ddimd_queue_wait_seconds_sum") / waits : null;
   past = {steps, laneSteps, seconds: value("ddimd_step_seconds_sum")};
-  fill(parts.facts, fact("On the device", plural(q.lanes, "image")), fact("Requests", count(q.requests_total)), fact("Images left", count(q.images)), fact("Work left", `${count(q.row_steps)} row steps`),
+  fill(parts.facts, fact("On the device", plural(q.lanes, "image")), fact("Requests", count(q.requests_total)), fact("Images left", count(q.images)), fact("Row steps left", count(q.row_steps)),
        fact("A step now", stepMs === null ? "idle" : ms(stepMs)), fact("Mean queue wait", wait === null ? "–" : ms(wait)));
   fill(parts.lanes, q.requests.some(r => r.state === "running") ? lanes(q.requests) : h("p", {class: "muted"}, "The device is idle. Requests that arrive join at its next step."));
-  fill(parts.table, q.requests.length ? h("table", {}, h("thead", {}, h("tr", {}, ["Request", "Model", "Images", "Steps", "Priority", "Progress", "Waited", "Joined", "Ends in", ""].map(t => h("th", {}, t)))), h("tbody", {}, q.requests.map(requestRow)))
-                                      : notice("Nothing is queued", "Run something on the Generate page, or with curl, and watch it here.", h("a", {class: "button", href: "#generate"}, "Generate")));
-  if (q.requests_total > q.requests.length) parts.table.append(h("p", {class: "muted"}, `The oldest ${q.requests.length} of ${count(q.requests_total)} are listed.`));
+  parts.rows.show(q.requests);
+  fill(parts.note, q.requests.length ? q.requests_total > q.requests.length ? `The oldest ${q.requests.length} of ${count(q.requests_total)} are listed.` : ""
+                                     : notice("Nothing is queued", "Run something on the Generate page, or with curl, and watch it here.", h("a", {class: "button", href: "#generate"}, "Generate")));
   parts.live.show([{label: "images a step", data: points.map(p => ({x: p.x, y: p.lanes}))}, {label: "requests waiting", data: points.map(p => ({x: p.x, y: p.waiting})), tone: "ink", alpha: 0.6}]);
 }
 
@@ -58,16 +59,17 @@ async function measured() {
   const {models} = await capabilities(), resident = models.filter(m => m.step_times?.length);
   parts.times.show(resident.slice(0, 4).map((m, i) => ({label: `${m.name} (up to ${m.max_rows} rows)`, data: m.step_times.map(t => ({x: t.rows, y: 1000 * t.seconds})), tone: i ? "ink" : "accent", points: true, joined: true, alpha: i ? 1 - 0.25 * i : undefined})));
   const best = resident.flatMap(m => m.step_times.map(t => t.rows / t.seconds));
-  parts.note.textContent = best.length ? `Measured when the model was loaded; at best ${significant(Math.max(...best), 3)} image steps a second.` : "No model is resident yet.";
+  parts.best.textContent = best.length ? `Measured when the model was loaded; at best ${significant(Math.max(...best), 3)} image steps a second.` : "No model is resident yet.";
 }
 
 export async function create(element) {
   root = element;
-  parts = {facts: h("dl", {class: "facts big"}), lanes: h("div", {class: "lanes", role: "img", "aria-label": "Images on the device"}), table: h("div", {class: "scroll"}),
-           live: new Figure("Images that share a step, and requests that wait", {x: "seconds"}), times: new Figure("Time of a step by its rows, in ms", {x: "rows of the batch"}), note: h("p", {class: "muted"})};
+  parts = {facts: h("dl", {class: "facts big"}), lanes: h("div", {class: "lanes", role: "img", "aria-label": "Images on the device"}), note: h("div"), best: h("p", {class: "muted"}),
+           live: new Figure("Images that share a step, and requests that wait", {x: "seconds"}), times: new Figure("Time of a step by its rows, in ms", {x: "rows of the batch"})};
+  parts.rows = new Rows(["Request", "Model", "Images#", "Steps#", "Priority", "Progress", "Waited#", "Joined#", "Ends in#", ""], requestCells);
   points = [];
   fill(root, h("div", {class: "bar"}, h("h1", {}, "Queue"), h("span", {class: "muted"}, "Requests join and leave the batch between steps")), parts.facts,
-       h("section", {class: "panel"}, h("h2", {}, "The batch"), parts.lanes), parts.table, h("div", {class: "charts"}, parts.live.element, h("div", {}, parts.times.element, parts.note)));
+       h("section", {class: "panel"}, h("h2", {}, "The batch"), parts.lanes), parts.rows.element, parts.note, h("div", {class: "charts"}, parts.live.element, h("div", {}, parts.times.element, parts.best)));
   return true;
 }
 

@@ -28,7 +28,7 @@ export class RequestForm {
     this.content = [
       this.row("model", "Model", h("select", {name: "model", onchange: () => this.showClasses()})),
       h("fieldset", {class: "row"}, h("legend", {}, "Classes"), this.chips, this.rows.class = h("p", {class: "error", hidden: true})),
-      this.slider("n", "Images of each class", 1, 16, 1),
+      this.slider("n", "Per class", 1, 16, 1),
       this.slider("steps", "Steps", 1, 200, 1),
       h("div", {class: "pair"},
         this.row("sampler", "Sampler", h("select", {name: "sampler"}, list("sampler").map(n => option(n)))),
@@ -36,7 +36,7 @@ export class RequestForm {
       this.slider("eta", "Eta", 0, 1, 0.05),
       this.slider("guidance", "Guidance", 0, 8, 0.25),
       this.seedRow(),
-      h("label", {class: "check"}, this.inputs.path = h("input", {type: "checkbox", name: "path"}), "Keep every", this.inputs.interval = h("input", {type: "number", name: "interval", min: "1", class: "tiny", "aria-label": "Steps between two kept states", placeholder: "50"}), "steps of the way"),
+      h("label", {class: "check"}, this.inputs.path = h("input", {type: "checkbox", name: "path"}), "Trajectory: every", this.inputs.interval = h("input", {type: "number", name: "interval", min: "1", class: "tiny", "aria-label": "Steps between two kept states", placeholder: "50"}), "steps"),
       this.rows.interval = h("p", {class: "error", hidden: true}),
       h("details", {}, h("summary", {}, "More"),
         h("div", {class: "pair"},

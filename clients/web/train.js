@@ -1,7 +1,7 @@
 // train.js: the list of jobs, and the form of a new one; job.js shows one.
 import {get, post, schema} from "./api.js";
 import {curl} from "./curl.js";
-import {badge, bytes, copy, count, duration, fact, fill, h, notice, option, plural, poll, problemNotice, si, significant, toast, when} from "./dom.js";
+import {Rows, badge, bytes, copy, count, duration, fact, fill, h, notice, option, plural, poll, problemNotice, si, significant, toast, when} from "./dom.js";
 import {SchemaForm} from "./form.js";
 import {openJob} from "./job.js";
 
@@ -10,24 +10,27 @@ const presets = () => get("web/presets.json");
 
 // ---- the list
 
-function jobRow(job) {
-  const p = job.progress, m = job.metrics || {};
-  return h("tr", {}, h("td", {}, h("a", {href: `#train/${job.id}`}, `${job.id}`)), h("td", {}, h("a", {href: `#train/${job.id}`}, job.name || "(no name)")), h("td", {}, badge(job)),
-    h("td", {}, h("progress", {max: 1, value: p.fraction || 0, "aria-label": `Progress of job ${job.id}`})),
-    h("td", {class: "number"}, p.total_steps ? `${count(p.step)} / ${count(p.total_steps)}` : "–"), h("td", {class: "number"}, significant(m.loss)),
-    h("td", {}, job.state === "queued" ? `place ${job.queue_position}` : job.eta_seconds !== null ? `${duration(job.eta_seconds)} left` : when(job.ended || job.created)));
+function jobCells(job, kept) {
+  const p = job.progress;
+  kept.name = kept.name || h("a", {href: `#train/${job.id}`}, job.name || "(no name)");
+  kept.bar = kept.bar || h("progress", {max: 1, "aria-label": `Progress of job ${job.id}`});
+  kept.bar.value = p.fraction || 0;
+  if (kept.state !== `${job.state} ${job.cancel_requested}`) kept.badge = badge(job);
+  kept.state = `${job.state} ${job.cancel_requested}`;
+  return [String(job.id), kept.name, kept.badge, kept.bar, p.total_steps ? `${count(p.step)} / ${count(p.total_steps)}` : "–", significant(job.metrics?.loss),
+          job.state === "queued" ? `place ${job.queue_position}` : job.eta_seconds !== null ? `${duration(job.eta_seconds)} left` : when(job.ended || job.created)];
 }
 
 async function showList() {
-  const table = h("div", {class: "scroll"}), head = h("div", {class: "bar"}, h("h1", {}, "Train"), h("a", {class: "button primary", href: "#train/new"}, "New run"));
-  fill(root, head, table);
+  const rows = new Rows(["Job", "Name", "State", "Progress", "Steps#", "Loss#", "When"], jobCells), note = h("div");
+  fill(root, h("div", {class: "bar"}, h("h1", {}, "Train"), h("a", {class: "button primary", href: "#train/new"}, "New run")), rows.element, note);
   stop = poll(async () => {
     try {
       const {jobs} = await get("jobs?limit=100");
-      fill(table, jobs.length ? h("table", {class: "jobs"}, h("thead", {}, h("tr", {}, ["Job", "Name", "State", "Progress", "Steps", "Loss", "When"].map(t => h("th", {}, t)))), h("tbody", {}, jobs.map(jobRow)))
-                              : notice("No runs yet", "A run trains a model on a data set of the daemon’s, beside the requests that it serves.", h("a", {class: "button", href: "#train/new"}, "Set up the first one")));
+      rows.show(jobs);
+      fill(note, jobs.length ? null : notice("No runs yet", "A run trains a model on a data set of the daemon’s, beside the requests that it serves.", h("a", {class: "button", href: "#train/new"}, "Set up the first one")));
     } catch (error) {
-      fill(table, error.type === "/problems/no-jobs"
+      fill(note, error.type === "/problems/no-jobs"
         ? notice("This daemon runs no jobs", "Start it with --state FOLDER (where jobs are kept) and --datasets FOLDER (where their images lie), then come back.")
         : problemNotice(error, showList));
     }
