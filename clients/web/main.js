@@ -26,21 +26,24 @@ async function open() {
     if (a.hash === `#${id}`) a.setAttribute("aria-current", "page");
     else a.removeAttribute("aria-current");
   }
-  for (const [n, s] of Object.entries(sections)) s.hidden = n !== id;
-  if (!sections[id]) {
-    const section = sections[id] = h("section", {class: `view ${id}`}, h("p", {class: "muted"}, "Loading …"));
-    main.append(section);
-    try {
-      if (!await view.create(section)) delete sections[id], section.dataset.stale = "";
-    } catch (error) {
-      delete sections[id];
-      fill(section, problemNotice(error, () => { section.remove(); open(); }));
-      section.dataset.stale = "";
-      return undefined;
-    }
+  if (sections[id]?.dataset.failed) { // made anew: what it lacked may be there now
+    sections[id].remove();
+    delete sections[id];
   }
-  for (const old of main.querySelectorAll("[data-stale]")) if (!Object.values(sections).includes(old) && !old.classList.contains(id)) old.remove();
-  return view.show?.(parameter);
+  for (const [n, s] of Object.entries(sections)) s.hidden = n !== id;
+  if (!sections[id]) await create(id, view);
+  return current === id && !sections[id].dataset.failed ? view.show?.(parameter) : undefined;
+}
+
+async function create(id, view) {
+  const section = sections[id] = h("section", {class: `view ${id}`}, h("p", {class: "muted"}, "Loading …"));
+  main.append(section);
+  try {
+    if (!await view.create(section)) section.dataset.failed = "yes";
+  } catch (error) {
+    section.dataset.failed = "yes";
+    fill(section, problemNotice(error, open));
+  }
 }
 
 // ---- keyboard
