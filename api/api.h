@@ -30,7 +30,8 @@ struct api_options {
     bool job_f32;                        // estimates are for computing in f32
     struct request_limits limits;
     size_t max_body_bytes, max_uri_bytes, max_header_bytes;
-    unsigned max_connections, idle_timeout_s, n_threads;
+    unsigned max_connections, max_connections_each, n_threads; // each: of one address; 0: no limit
+    unsigned header_timeout_s, body_timeout_s, idle_timeout_s; // conn.h
     /* One line, no newline; priority as in syslog.h. From any thread. */
     void (*log)(void *context, int priority, const char *line);
     void *log_context;
@@ -41,10 +42,13 @@ extern const struct job_type api_job_types[];
 extern const int32_t api_n_job_types;
 
 struct api;
+struct tls_credentials;
 /* 0, -ENOMEM, -EAGAIN (no thread). Strings are copied. */
 int api_create(const struct api_options *o, struct api **ret_api, struct error *err);
-/* Serves a listening socket, which is taken over also on failure. Once. 0, -EIO. */
+/* Serves a listening socket, which is taken over also on failure. Once. 0, -EMFILE, -ENOMEM, -EAGAIN. */
 int api_listen(struct api *a, int fd, struct error *err);
+/* New connections speak TLS with these; takes the reference over. NULL: they do not. Any thread. */
+void api_set_credentials(struct api *a, struct tls_credentials *credentials);
 
 /* What /readyz says, and whether requests are taken; starting at first. Any thread. */
 void api_set_state(struct api *a, enum api_state state);

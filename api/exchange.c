@@ -2,6 +2,7 @@
 #include "api/exchange.h"
 
 #include "api/aside.h"
+#include "api/gate.h"
 #include "api/private.h"
 #include "api/work.h"
 
@@ -80,6 +81,7 @@ void exchange_wake(struct exchange *x)
     if (x->suspended) {
         x->suspended = false;
         MHD_resume_connection(x->connection);
+        gate_wake(x->gate);
     }
     pthread_mutex_unlock(&x->lock);
 }

@@ -13,6 +13,7 @@
 #define DDIMD_API_EXCHANGE_H
 
 #include "api/api.h"
+#include "api/head.h"
 #include "api/routes.h"
 
 #include <pthread.h>
@@ -20,12 +21,14 @@
 
 struct MHD_Connection;
 struct MHD_Response;
+struct gate;
 struct work; // work.h
 
-enum { REQUEST_ID_BYTES = 65, WATCH_NONE = -1, EXCHANGE_ASIDE_HEADERS = 8 };
+enum { WATCH_NONE = -1, EXCHANGE_ASIDE_HEADERS = 8 };
 
 struct exchange {
     struct api *api;
+    struct gate *gate; // whose thread is the HTTP thread
     atomic_int refs;
     pthread_mutex_t lock;
     struct MHD_Connection *connection; // NULL once the request is over
@@ -43,7 +46,7 @@ struct exchange {
     const struct route *route;   // NULL: none
     char name[MODEL_NAME_BYTES]; // what stands for {name} in the route's path
     int offer;                   // index in route->offers
-    bool begun, dispatched, body_dropped, busy;
+    bool begun, dispatched, busy;
     struct text body;
     int64_t begun_ns;
 

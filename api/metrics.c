@@ -4,8 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static const int status_codes[STATUS_KINDS] = {200, 201, 204, 304, 400, 404, 405, 406, 409, 413,
-                                               414, 415, 422, 429, 431, 499, 500, 503, 504};
+static const int status_codes[STATUS_KINDS] = {200, 201, 204, 304, 400, 401, 403, 404, 405, 406, 408, 409, 413,
+                                               414, 415, 421, 422, 429, 431, 499, 500, 501, 503, 504, 505};
 
 int metrics_status_index(int status)
 {

@@ -2,18 +2,24 @@
 #ifndef DDIMD_API_PRIVATE_H
 #define DDIMD_API_PRIVATE_H
 
+#include "api/conn.h"
 #include "api/exchange.h"
 
-enum { STATUS_KINDS = 20 };
+enum { STATUS_KINDS = 26 };
 
 struct hangup;
 struct asides;
 struct job_streams;
-struct MHD_Daemon;
+struct crowd;
+struct front;
 
 struct api {
     struct api_options options;
-    struct MHD_Daemon *http;
+    struct front *fronts; // [n_fronts]
+    unsigned n_fronts;
+    int listen_fd;
+    struct crowd *crowd;
+    struct conn_limits limits;
     struct hangup *hangup;
     struct asides *asides;
     struct job_streams *job_streams; // NULL without jobs
@@ -29,6 +35,7 @@ struct api {
     pthread_cond_t idle;
     int n_live, n_busy; // busy: wholly received, not yet wholly answered
     struct exchange *newest, *oldest;
+    struct tls_credentials *credentials; // locked, too; NULL: not secure
 
     /* metrics */
     _Atomic uint64_t answers[ROUTE_MAX_COUNT + 1][STATUS_KINDS]; // the last row: no route
@@ -36,6 +43,8 @@ struct api {
 };
 
 int64_t now_ns(void); // CLOCK_MONOTONIC
+/* A new id for a request. */
+void api_request_id(struct api *a, char ret_id[REQUEST_ID_BYTES]);
 void api_log(struct api *a, int priority, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* True where generations are taken; else the problem is answered. */

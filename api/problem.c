@@ -8,6 +8,8 @@
 
 const struct problem_info problem_infos[PROBLEM_COUNT] = {
     [PROBLEM_NONE] = {200, "none", "OK", "Nothing is wrong."},
+    [PROBLEM_BAD_REQUEST] = {400, "bad-request", "This is not a request of HTTP/1.1",
+                             "The detail says what is wrong with its lines. The connection is closed."},
     [PROBLEM_BAD_FIELD] = {400, "bad-field", "A field is wrong",
                            "The member `field` names it; `allowed` or `nearest` says what would be right. "
                            "GET /openapi.json lists every field with its type, range and default."},
@@ -22,6 +24,8 @@ const struct problem_info problem_infos[PROBLEM_COUNT] = {
                                     "The header Allow lists the methods that it answers to."},
     [PROBLEM_NOT_ACCEPTABLE] = {406, "not-acceptable", "No form of the answer is acceptable",
                                 "The header Accept asks for none of the media types in `allowed`."},
+    [PROBLEM_REQUEST_TIMEOUT] = {408, "request-timeout", "The request did not arrive in time",
+                                 "Send it again, without pauses; the connection is closed."},
     [PROBLEM_WRONG_STATE] = {409, "wrong-state", "Not possible in the job's state",
                              "The detail says the state; GET /jobs/{id} says more."},
     [PROBLEM_BODY_TOO_LARGE] = {413, "body-too-large", "The body is too large", "The detail says the limit."},
@@ -46,8 +50,12 @@ const struct problem_info problem_infos[PROBLEM_COUNT] = {
                             "An image's state was no longer finite. Lower guidance, set clip, or look at the model."},
     [PROBLEM_BAD_MODEL] = {500, "bad-model", "The model cannot be loaded", "The detail says what is wrong with it."},
     [PROBLEM_INTERNAL] = {500, "internal", "The daemon failed", "The daemon's log says more, by the request's id."},
+    [PROBLEM_TRANSFER_CODING] = {501, "transfer-coding", "The transfer coding is not read here",
+                                 "Send the body with Content-Length or with Transfer-Encoding: chunked."},
     [PROBLEM_QUEUE_FULL] = {503, "queue-full", "The queue is full",
                             "Retry-After says when there is room, from the backlog and the measured step time."},
+    [PROBLEM_TOO_MANY_CONNECTIONS] = {503, "too-many-connections", "There are too many connections",
+                                      "Use fewer connections, one after the other, or come back later."},
     [PROBLEM_STARTING] = {503, "starting", "The daemon is starting", "GET /readyz answers 200 once it can serve."},
     [PROBLEM_DRAINING] = {503, "draining", "The daemon is stopping", "Requests under way end; new ones are refused."},
     [PROBLEM_DEVICE_LOST] = {503, "device-lost", "The device failed", "The daemon ends so that it is started again."},
@@ -57,6 +65,7 @@ const struct problem_info problem_infos[PROBLEM_COUNT] = {
     [PROBLEM_OUT_OF_MEMORY] = {503, "out-of-memory", "The daemon has no memory for this", "Ask for less, or later."},
     [PROBLEM_TIMEOUT] = {504, "timeout", "The time given has passed",
                          "Raise timeout_ms, or ask for fewer images or steps."},
+    [PROBLEM_HTTP_VERSION] = {505, "http-version", "This version of HTTP is not spoken here", "Speak HTTP/1.1."},
 };
 
 int problem_set(struct problem *p, enum problem_kind kind, const char *field, const char *format, ...)

@@ -27,7 +27,8 @@ struct options {
     int32_t max_queue_images;
     int64_t max_queue_row_steps, max_client_row_steps;
     int32_t max_queue_mib, max_model_mib, max_rows;
-    int32_t max_connections, http_threads, idle_timeout_seconds, drain_seconds;
+    int32_t max_connections, max_connections_each, http_threads;
+    int32_t header_timeout_seconds, body_timeout_seconds, idle_timeout_seconds, drain_seconds;
     enum log_level log_level;
     int log_format;                                                                         // enum log_format, of log.h
     char state[OPTION_PATH_BYTES], datasets[OPTION_PATH_BYTES], trainer[OPTION_PATH_BYTES]; // "": none, or as the help

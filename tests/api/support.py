@@ -77,6 +77,9 @@ class Daemon:
     def descriptors(self):
         return os.listdir(f"/proc/{self.process.pid}/fd")
 
+    def threads(self):
+        return os.listdir(f"/proc/{self.process.pid}/task")
+
     def stop(self, number=signal.SIGTERM):
         if self.process.poll() is None:
             self.process.send_signal(number)
