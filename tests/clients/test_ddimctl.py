@@ -236,7 +236,7 @@ def recipe(config, tmp_path):
 
 
 def test_a_run_from_submission_to_publication(ctl, recipe, gate, tmp_path):
-    gate.cuts = [None, 700, 300]  # the submission passes; the stream of events breaks twice
+    gate.cuts = [None, 700, 900]  # the submission passes; the stream of events breaks twice
     out = ctl("train", recipe(epochs=2), "--follow", "--json", url=gate.url)
     events = [json.loads(line) for line in out.splitlines()]
     assert [int(e["id"]) for e in events] == list(range(1, len(events) + 1))  # each once, none left out
