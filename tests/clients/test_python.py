@@ -203,6 +203,7 @@ def test_pip_installs_it_without_a_network(daemon, tmp_path):
     out = run_python("-c", "import ddimd, sys; print(ddimd.__file__); print(ddimd.Client(sys.argv[1]).generate(1, steps=1))",
                      daemon.url, env={"PYTHONPATH": str(tmp_path / "site")}, cwd=tmp_path)
     assert out.startswith(str(tmp_path / "site")) and "Result(1 images, model='colour'" in out
+    assert "usage" in run_python("-m", "ddimd.convert", "--help", env={"PYTHONPATH": str(tmp_path / "site")}, cwd=tmp_path)
 
 
 def test_needs_no_library(daemon):
