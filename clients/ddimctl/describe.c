@@ -243,7 +243,7 @@ static void write_roff_options(const struct option *o, FILE *to)
         write_roff(o->name, to);
         fputs("\"", to);
         if (o->value)
-            fprintf(to, " \" \\fI%s%s%s\\fR\"", o->optional ? "[=" : "", o->value, o->optional ? "]" : "");
+            fprintf(to, o->optional ? " \"\\fR[=\\fI%s\\fR]\"" : " \" \\fI%s\\fR\"", o->value);
         fputs("\n", to);
         write_roff(o->help, to);
         fputs(".\n", to);

@@ -8,7 +8,7 @@ import urllib.parse
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Union
 
 from . import settings
-from .errors import ConnectionLost, problem_error
+from .errors import Busy, ConnectionLost, problem_error
 from .jobs import Job
 from .results import Preview, Progress, Replay, Result, parse_event
 from .transport import Stop, Transport
@@ -40,9 +40,9 @@ class Client:
     def _quote(name: str) -> str:
         return urllib.parse.quote(str(name), safe="")
 
-    def _json(self, method: str, path: str, body: Any = None) -> Any:
+    def _json(self, method: str, path: str, body: Any = None) -> Dict[str, Any]:
         data = None if body is None else json.dumps(body).encode()
-        return self._transport.request(method, path, data, "application/json" if data else None).json()
+        return self._transport.request(method, path, data, "application/json" if data else None).object()
 
     # -- generating
     @staticmethod
@@ -109,7 +109,7 @@ class Client:
     def replay(self, png: Union[bytes, str, "os.PathLike[str]"]) -> Replay:
         """Makes a picture of ddimd's again from its own text chunk and compares. png: its bytes, or its file's name."""
         data = png if isinstance(png, bytes) else pathlib.Path(png).read_bytes()
-        answer = self._transport.request("POST", "/replay", data, "image/png").json()
+        answer = self._transport.request("POST", "/replay", data, "image/png").object()
         return Replay(answer["identical"], answer["differs"], answer["then"], answer["now"], answer["parameters"])
 
     def schedule(self, steps: Optional[int] = None, method: Optional[str] = None, eta: Optional[float] = None,
@@ -121,7 +121,10 @@ class Client:
     # -- training
     @staticmethod
     def _config(config: Config) -> Mapping[str, Any]:
-        return config if isinstance(config, Mapping) else json.loads(pathlib.Path(config).read_text())
+        if isinstance(config, Mapping):
+            return config
+        loaded: Dict[str, Any] = json.loads(pathlib.Path(config).read_text())
+        return loaded
 
     def train(self, config: Config, name: Optional[str] = None) -> Job:
         """Submits a training run. config: an object as in etc/train, or the name of such a file; dataset.path is relative to the
@@ -133,7 +136,8 @@ class Client:
 
     def estimate(self, config: Config) -> Dict[str, Any]:
         """What a training run would take (parameters, steps, memory, ...), without submitting it."""
-        return self._json("POST", "/jobs?dry_run=true", {"type": "train", "config": self._config(config)})["estimate"]
+        estimate: Dict[str, Any] = self._json("POST", "/jobs?dry_run=true", {"type": "train", "config": self._config(config)})["estimate"]
+        return estimate
 
     def job(self, number: int) -> Job:
         return Job(self, self._json("GET", f"/jobs/{int(number)}"))
@@ -152,7 +156,8 @@ class Client:
 
     # -- models
     def models(self) -> List[Dict[str, Any]]:
-        return self._json("GET", "/models")["models"]
+        models: List[Dict[str, Any]] = self._json("GET", "/models")["models"]
+        return models
 
     def model(self, name: str) -> Dict[str, Any]:
         """Parameters, classes, image size, where it came from, resident or not."""
@@ -184,7 +189,5 @@ class Client:
         """{"ready": bool, "checks": [...]}; not ready is an answer here, no error."""
         try:
             return self._json("GET", "/readyz?verbose")
-        except Exception as e:
-            if getattr(e, "status", None) != 503:
-                raise
-            return e.problem  # type: ignore[attr-defined]
+        except Busy as e:
+            return e.problem

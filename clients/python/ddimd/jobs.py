@@ -10,7 +10,7 @@ from .results import Image
 
 if TYPE_CHECKING:
     from .client import Client
-    from .transport import Stop
+    from .transport import Answer, Stop
 
 ENDED = ("succeeded", "failed", "cancelled")
 
@@ -37,16 +37,16 @@ class Job:
 
     @property
     def id(self) -> int:
-        return self.info["id"]
+        return int(self.info["id"])
 
     @property
     def name(self) -> str:
-        return self.info["name"]
+        return str(self.info["name"])
 
     @property
     def state(self) -> str:
         """"queued", "running", "succeeded", "failed" or "cancelled", as of the last answer."""
-        return self.info["state"]
+        return str(self.info["state"])
 
     @property
     def ended(self) -> bool:
@@ -55,13 +55,13 @@ class Job:
     @property
     def progress(self) -> Dict[str, Any]:
         """step, total_steps, epoch, fraction, checkpoint_step."""
-        return self.info["progress"]
+        return dict(self.info["progress"])
 
-    def _ask(self, method: str, suffix: str, **keywords: Any) -> Any:
+    def _ask(self, method: str, suffix: str, **keywords: Any) -> "Answer":
         return self._client._transport.request(method, f"/jobs/{self.id}{suffix}", **keywords)
 
     def refresh(self) -> "Job":
-        self.info = self._ask("GET", "").json()
+        self.info = self._ask("GET", "").object()
         return self
 
     def events(self, after: int = 0, stop: Optional["Stop"] = None) -> Iterator[JobEvent]:
@@ -88,17 +88,17 @@ class Job:
 
     def cancel(self) -> "Job":
         """Asks it to stop after a checkpoint; wait for the last of its events to see it stopped."""
-        self.info = {**self.info, **self._ask("POST", "/cancel").json()["job"]}
+        self.info = {**self.info, **self._ask("POST", "/cancel").object()["job"]}
         return self
 
     def resume(self) -> "Job":
         """A failed or cancelled job goes on from its last checkpoint."""
-        self.info = {**self.info, **self._ask("POST", "/resume").json()["job"]}
+        self.info = {**self.info, **self._ask("POST", "/resume").object()["job"]}
         return self
 
     def retry(self) -> "Job":
         """A new job with the configuration of this ended one."""
-        return Job(self._client, self._ask("POST", "/retry").json())
+        return Job(self._client, self._ask("POST", "/retry").object())
 
     def delete(self) -> None:
         """Removes the ended job with all that it produced."""
@@ -108,12 +108,12 @@ class Job:
         """Serves its result as the model `name`. checkpoint: "best", "last" or the number of an epoch. Returns the model."""
         body = json.dumps({"job": self.id, "checkpoint": checkpoint}).encode()
         path = f"/models/{self._client._quote(name)}/from-job"
-        model = self._client._transport.request("POST", path, body, "application/json").json()
+        model = self._client._transport.request("POST", path, body, "application/json").object()
         return self._client.set_default(name) if default else model
 
     def metrics(self, max_points: int = 1000) -> Dict[str, Any]:
         """{"steps": [...], "epochs": [...]}: the curve, thinned by minimum and maximum."""
-        return self._ask("GET", f"/metrics?max_points={max_points}").json()
+        return self._ask("GET", f"/metrics?max_points={max_points}").object()
 
     def log(self) -> str:
         """The program's whole output so far."""
@@ -127,7 +127,7 @@ class Job:
 
     def samples(self) -> List[int]:
         """The epochs that have a grid of samples."""
-        return [s["epoch"] for s in self._ask("GET", "/samples").json()["samples"]]
+        return [s["epoch"] for s in self._ask("GET", "/samples").object()["samples"]]
 
     def sample(self, epoch: Optional[int] = None) -> Image:
         """The grid of samples of an epoch, the newest where none is named."""
@@ -139,7 +139,7 @@ class Job:
         return Image(self._ask("GET", f"/samples/{epoch}.png", accept="image/png").body)
 
     def checkpoints(self) -> List[Dict[str, Any]]:
-        return self._ask("GET", "/checkpoints").json()["checkpoints"]
+        return list(self._ask("GET", "/checkpoints").object()["checkpoints"])
 
     def __repr__(self) -> str:
         return f"Job({self.id}, {self.name!r}, {self.state})"

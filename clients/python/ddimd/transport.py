@@ -13,9 +13,11 @@ import ssl
 import threading
 import time
 import urllib.parse
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, TypeVar
 
-from .errors import ConnectionLost, problem_error
+from .errors import ConnectionLost, DdimdError, ProblemError, problem_error
+
+T = TypeVar("T")
 
 FIRST_PAUSE, LONGEST_PAUSE, LONGEST_ASKED_PAUSE = 0.25, 8.0, 120.0
 CONNECT_SECONDS, SILENT_STREAM_SECONDS = 10.0, 60.0
@@ -29,11 +31,15 @@ class Event(NamedTuple):
 
 class Answer(NamedTuple):
     status: int
-    headers: Mapping[str, str]
+    headers: http.client.HTTPMessage
     body: bytes
 
-    def json(self) -> Any:
-        return json.loads(self.body) if self.body else None
+    def object(self) -> Dict[str, Any]:
+        """A JSON object; every answer in JSON is one."""
+        answer = json.loads(self.body)
+        if not isinstance(answer, dict):
+            raise DdimdError("the answer is no JSON object: is this ddimd?")
+        return answer
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -143,7 +149,7 @@ class Transport:
         return headers
 
     @staticmethod
-    def _check(status: int, headers: Mapping[str, str], body: bytes) -> None:
+    def _check(status: int, headers: http.client.HTTPMessage, body: bytes) -> None:
         if status < 400:
             return
         try:
@@ -158,29 +164,26 @@ class Transport:
 
     def _again(self, attempt: int, error: Exception) -> Optional[float]:
         """Seconds until the next attempt; None: there is no point in one."""
-        pause = min(FIRST_PAUSE * 2 ** attempt, LONGEST_PAUSE)
+        pause: float = min(FIRST_PAUSE * 2.0 ** attempt, LONGEST_PAUSE)
         if attempt >= self.retries or isinstance(error, ssl.SSLCertVerificationError):
             return None
-        status = getattr(error, "status", None)
-        if status is not None:
-            asked = getattr(error, "retry_after", None)
-            return asked if status in (429, 503) and asked is not None and asked <= LONGEST_ASKED_PAUSE else None
+        if isinstance(error, ProblemError):
+            asked = error.retry_after if error.status in (429, 503) else None
+            return asked if asked is not None and asked <= LONGEST_ASKED_PAUSE else None
         return pause
 
-    def _attempts(self, stop: Optional[Stop], begin: Callable[[], Any]) -> Any:
+    def _attempts(self, stop: Optional[Stop], begin: Callable[[], T]) -> T:
         attempt = 0
         while True:
             try:
                 return begin()
             except (OSError, http.client.HTTPException) as e:
                 error: Exception = e
-            except Exception as e:
-                if getattr(e, "status", None) not in (429, 503):
-                    raise
+            except ProblemError as e:
                 error = e
             pause = None if stop and stop.set else self._again(attempt, error)
             if pause is None:
-                if hasattr(error, "status"):
+                if isinstance(error, ProblemError):
                     raise error
                 raise ConnectionLost(f"{self.url}: {error or type(error).__name__}") from error
             time.sleep(pause)

@@ -11,7 +11,7 @@ from .network import CannotConvert, by_head, check, fold_attention
 Tensors = Dict[str, Any]
 
 # Every field that changes what is computed, with the values that ddimd computes and the default where it is absent.
-FIXED = {
+FIXED: Dict[str, Tuple[List[Any], Any]] = {
     "center_input_sample": ([False], False), "time_embedding_type": (["positional"], "positional"), "freq_shift": ([0], 0),
     "flip_sin_to_cos": ([True], True), "mid_block_type": (["UNetMidBlock2D"], "UNetMidBlock2D"), "mid_block_scale_factor": ([1], 1),
     "downsample_padding": ([1], 1), "downsample_type": (["conv"], "conv"), "upsample_type": (["conv"], "conv"),
@@ -19,8 +19,10 @@ FIXED = {
     "norm_eps": ([1e-5], 1e-5), "resnet_time_scale_shift": (["default"], "default"), "add_attention": ([True], True),
     "class_embed_type": ([None], None),
 }
-SCHEDULER_FIXED = {"beta_schedule": (["linear"], "linear"), "prediction_type": (["epsilon"], "epsilon"),
-                   "trained_betas": ([None], None), "rescale_betas_zero_snr": ([False], False)}
+SCHEDULER_FIXED: Dict[str, Tuple[List[Any], Any]] = {
+    "beta_schedule": (["linear"], "linear"), "prediction_type": (["epsilon"], "epsilon"), "trained_betas": ([None], None),
+    "rescale_betas_zero_snr": ([False], False),
+}
 LEAVES = {"norm1": "norm1", "conv1": "conv1", "time_emb_proj": "emb", "norm2": "norm2", "conv2": "conv2", "conv_shortcut": "shortcut"}
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -113,7 +115,7 @@ class _Taker:
         norm_bias, proj_bias = fold_attention(weights, biases, self.take(f"{old}.group_norm.bias"), proj,
                                               self.take(f"{old}.to_out.0.bias"), old, self.notes)
         self.found.update({f"{new}.norm.weight": self.take(f"{old}.group_norm.weight"), f"{new}.norm.bias": norm_bias,
-                           f"{new}.qkv.weight": by_head(*weights, self.heads).reshape(3 * c, c, 1, 1),
+                           f"{new}.qkv.weight": by_head(weights[0], weights[1], weights[2], self.heads).reshape(3 * c, c, 1, 1),
                            f"{new}.proj.weight": proj.reshape(c, c, 1, 1), f"{new}.proj.bias": proj_bias})
 
 

@@ -116,8 +116,7 @@ def _modules(tensors: Tensors) -> List[Module]:
     """By name in natural order; takes what it finds out of `tensors`."""
     names = sorted({k[:-len(".weight")] if k != "weight" else "" for k in tensors if k == "weight" or k.endswith(".weight")},
                    key=_natural)
-    dot = lambda n, leaf: f"{n}.{leaf}" if n else leaf  # noqa: E731
-    return [Module(n, tensors.pop(dot(n, "weight")), tensors.pop(dot(n, "bias"), None)) for n in names]
+    return [Module(n, tensors.pop(f"{n}.weight".lstrip(".")), tensors.pop(f"{n}.bias".lstrip("."), None)) for n in names]
 
 
 class Layer(NamedTuple):
@@ -172,8 +171,12 @@ def _attention(modules: List[Module], where: str, o: Options, notes: List[str]) 
     if c % o.num_heads:
         raise CannotConvert(f"{where}: {c} channels are no multiple of {o.num_heads} heads; say --num-heads")
     w, b = qkvs[0].weight.reshape(3 * c, c), qkvs[0].bias
-    split = (lambda t: t.reshape(o.num_heads, 3, -1, *t.shape[1:]).transpose(0, 1).reshape(3, c, *t.shape[1:])) \
-        if o.attention_order == "head" else (lambda t: t.reshape(3, c, *t.shape[1:]))
+
+    def split(t: Any) -> Any:  # the rows of q, k and v
+        if o.attention_order == "head":
+            t = t.reshape(o.num_heads, 3, -1, *t.shape[1:]).transpose(0, 1).reshape(t.shape)
+        return t.chunk(3)
+
     q, k, v = split(w)
     norm_bias, proj_bias = norms[0].bias, projs[0].bias
     if b is not None:
