@@ -102,8 +102,10 @@ static bool set_headers(const struct client *c, struct call *call)
         ok = ok && add_header(call, "Content-Type: %s", call->content_type) && add_header(call, "%s", "Expect:");
     if (c->settings.key[0])
         ok = ok && add_header(call, "Authorization: Bearer %s", c->settings.key);
-    if (strcmp(call->method, "POST") == 0)
+    if (strcmp(call->method, "POST") == 0 && !call->pure)
         ok = ok && add_header(call, "Idempotency-Key: %s", call->key);
+    if (call->detached)
+        ok = ok && add_header(call, "Prefer: %s", "respond-async");
     if (call->events && call->events->last_id[0])
         ok = ok && add_header(call, "Last-Event-ID: %s", call->events->last_id);
     return ok && curl_easy_setopt(call->easy, CURLOPT_HTTPHEADER, call->headers) == CURLE_OK;

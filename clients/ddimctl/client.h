@@ -1,7 +1,8 @@
 /* client.h: requests to ddimd, several at once, tried again where that helps.
  *
  * A call is tried again where the daemon could not be reached, the connection broke, or it said 429 or 503 with a
- * Retry-After (without one it means: never). Every attempt of a POST has the same Idempotency-Key. A stream of events
+ * Retry-After (without one it means: never). Every attempt of a POST has the same Idempotency-Key, unless its
+ * answer is a function of the request. A stream of events
  * that broke goes on after the last event that arrived; each event that arrives makes the count of attempts begin anew.
  * One thread. *interrupted is set by a signal handler: then all calls end at once.
  */
@@ -25,6 +26,8 @@ struct call {
     const void *body;          // NULL: none
     size_t body_bytes;
     const char *content_type, *accept;
+    bool pure;             // the same request gets the same answer: no key is needed
+    bool detached;         // Prefer: respond-async
     struct events *events; // where the answer is a stream of them; its status other than 200 comes as a body
 
     /* the answer */

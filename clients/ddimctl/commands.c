@@ -80,6 +80,14 @@ static const struct option generate_options[] = {
     {"format", .kind = VALUE_NAME, .value = "NAME", .names = format_names,
      .help = "png (one picture), json, zip (one PNG for each image) or npy (float32) [by the file's name, else png]"},
     {"dry-run", .kind = VALUE_NONE, .help = "only check: says the resolved parameters, the cost and the expected wait"},
+    {"detach", .kind = VALUE_NONE,
+     .help = "do not wait: leaves a job with the daemon, whose images `ddimctl result` fetches"},
+    {0},
+};
+
+static const struct option result_options[] = {
+    {"format", .kind = VALUE_NAME, .value = "NAME", .names = format_names,
+     .help = "png, json, zip or npy [by the file's name, else png]"},
     {0},
 };
 
@@ -134,6 +142,15 @@ const struct command commands[] = {
      "from top to bottom. All cells have the same seed and are under way at once, so that they share batches.",
      {picture_options, field_options},
      run_grid},
+    {"result",
+     "ID",
+     VALUE_JOB,
+     1,
+     1,
+     "fetch the images of a generation that was left as a job",
+     NULL,
+     {result_options, picture_options},
+     run_result},
     {"replay",
      "FILE",
      VALUE_FILE,

@@ -103,8 +103,12 @@ static void say_step(struct follow *f)
     if (f->session->err.is_terminal || terminal_now_s() - f->printed_s < line_seconds)
         return;
     write_left(f, left, sizeof(left));
-    snprintf(line, sizeof(line), "job %s: epoch %.0f, step %.0f of %.0f, loss %.4f, %.0f images/s%s", f->id, f->epoch,
-             f->step, f->steps, f->loss, f->rate, left);
+    int n = snprintf(line, sizeof(line), "job %s: step %.0f of %.0f", f->id, f->step, f->steps);
+    if (isfinite(f->loss))
+        n += snprintf(line + n, sizeof(line) - (size_t)n, ", epoch %.0f, loss %.4f", f->epoch, f->loss);
+    if (isfinite(f->rate))
+        n += snprintf(line + n, sizeof(line) - (size_t)n, ", %.0f images/s", f->rate);
+    snprintf(line + n, sizeof(line) - (size_t)n, "%s", left);
     say(f, line);
 }
 
@@ -118,11 +122,12 @@ static void on_step(struct follow *f, const json_t *data)
     f->epoch = json_number_of(data, "epoch");
     f->rate = json_number_of(data, "images_per_s");
     if (f->n_losses == 0)
-        f->first_loss = f->loss;
+        f->first_loss = f->loss;          // NAN where the job is no training
     if (f->pace_s == 0 || step < f->step) // the first, or done again after a restart
         f->pace_s = terminal_now_s(), f->pace_step = step;
     f->step = step;
-    keep_loss(f, log(f->loss));
+    if (f->loss > 0)
+        keep_loss(f, log(f->loss));
     say_step(f);
 }
 

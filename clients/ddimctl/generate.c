@@ -11,11 +11,8 @@
 
 static const struct form {
     const char *name, *media_type;
-} forms[] = {{"png", "text/event-stream"},
-             {"json", "application/json"},
-             {"zip", "application/zip"},
-             {"npy", "application/x-npy"},
-             {0}};
+} forms[] = {
+    {"png", "image/png"}, {"json", "application/json"}, {"zip", "application/zip"}, {"npy", "application/x-npy"}, {0}};
 
 /* By --format, else by the name of the file, else png. */
 static const struct form *choose_form(const struct arguments *a)
@@ -206,14 +203,14 @@ static enum outcome keep_file(struct session *s, const struct arguments *a, cons
     snprintf(model, sizeof(model), "%s", call_header(call, "X-Model") ? call_header(call, "X-Model") : "images");
     snprintf(seed, sizeof(seed), "%s", call_header(call, "X-Seed") ? call_header(call, "X-Seed") : "0");
     const char *path = output_name(a, model, seed, form->name, buffer, sizeof(buffer));
-    if (argument(a, "show"))
+    if (argument(a, "show") && form != forms)
         return outcome_fail(OUTCOME_USAGE, "--show shows pictures, not %s files", form->name);
-    enum outcome outcome = output_write(path, call->body_in.data ? call->body_in.data : "", call->body_in.n);
+    enum outcome outcome = output_picture(s, a, path, call->body_in.data ? call->body_in.data : "", call->body_in.n);
     json_t *result = json_pack("{s:s, s:s, s:f}", "model", model, "seed", seed, "seconds", call->seconds);
     if (outcome == OUTCOME_OK && s->json)
         print_result(s, path, result);
     else if (outcome == OUTCOME_OK)
-        tell_result(s, path, result, NULL, call->seconds);
+        tell_result(s, path, result, form == forms ? &call->body_in : NULL, call->seconds);
     json_decref(result);
     return outcome;
 }
@@ -255,10 +252,33 @@ static enum outcome run_call(struct session *s, struct call *call, struct watch 
     return call_tell(call, s->json);
 }
 
+static enum outcome keep_answer(struct session *s, const struct arguments *a, const struct watch *w,
+                                const struct call *call)
+{
+    if (call->events)
+        return keep_picture(s, a, w->result, call->seconds);
+    if (!argument(a, "dry-run") && !call->detached)
+        return keep_file(s, a, call, choose_form(a));
+    json_t *answer = parse_answer(call->body_in.data ? call->body_in.data : "", call->body_in.n, w->seed);
+    long long id = (long long)json_integer_value(json_object_get(answer, "id"));
+    if (argument(a, "dry-run"))
+        tell_dry_run(s, answer);
+    else if (s->json)
+        session_print_json(answer, true);
+    else if (s->quiet)
+        printf("%lld\n", id);
+    else
+        printf("job %lld; `ddimctl result %lld` fetches its images\n", id, id);
+    json_decref(answer);
+    return OUTCOME_OK;
+}
+
 enum outcome run_generate(struct session *s, const struct arguments *a)
 {
     const struct form *form = choose_form(a);
-    bool dry_run = argument(a, "dry-run"), streams = form == forms && !dry_run;
+    bool dry_run = argument(a, "dry-run"), detached = argument(a, "detach") && !dry_run;
+    bool streams = form == forms && !dry_run && !detached;
+    char seed[24];
     struct watch w = {.session = s, .seed = argument(a, "seed")};
     struct buffer fields = {0};
     w.events.on_event = on_event;
@@ -266,28 +286,44 @@ enum outcome run_generate(struct session *s, const struct arguments *a)
     int rc = session_form(a, &fields);
     if (rc == 0 && dry_run)
         rc = form_add(&fields, "dry_run", "true");
-    if (rc == 0)
-        rc = buffer_add(&fields, "", 0);
+    if (rc == 0 && !w.seed)
+        rc = form_add(&fields, "seed", session_seed(seed));
     struct call call = {.method = "POST",
                         .path = "/generate",
                         .body = fields.data,
                         .body_bytes = fields.n,
                         .content_type = "application/x-www-form-urlencoded",
-                        .accept = form->media_type,
+                        .detached = detached,
+                        .pure = !detached,
+                        .accept = streams               ? "text/event-stream"
+                                  : dry_run || detached ? NULL
+                                                        : form->media_type,
                         .events = streams ? &w.events : NULL};
     enum outcome outcome = rc ? outcome_fail(OUTCOME_FAILED, "no memory for the request") : run_call(s, &call, &w);
-    if (outcome == OUTCOME_OK && dry_run) {
-        json_t *answer = parse_answer(call.body_in.data ? call.body_in.data : "", call.body_in.n, w.seed);
-        outcome = tell_dry_run(s, answer);
-        json_decref(answer);
-    } else if (outcome == OUTCOME_OK) {
-        outcome = streams ? keep_picture(s, a, w.result, call.seconds) : keep_file(s, a, &call, form);
-    }
+    if (outcome == OUTCOME_OK)
+        outcome = keep_answer(s, a, &w, &call);
     json_decref(w.result);
     json_decref(w.problem);
     events_done(&w.events);
     call_done(&call);
     free(fields.data);
+    return outcome;
+}
+
+/* ---- ddimctl result ---- */
+
+enum outcome run_result(struct session *s, const struct arguments *a)
+{
+    char path[256];
+    const struct form *form = choose_form(a);
+    struct call call = {.method = "GET",
+                        .accept = form->media_type,
+                        .path = session_path(path, sizeof(path), "/jobs/", a->operands[0], "/result")};
+    client_run(s->client, &call, 1);
+    enum outcome outcome = call_tell(&call, s->json);
+    if (outcome == OUTCOME_OK)
+        outcome = keep_file(s, a, &call, form);
+    call_done(&call);
     return outcome;
 }
 
@@ -338,8 +374,12 @@ enum outcome run_replay(struct session *s, const struct arguments *a)
 {
     struct buffer png = {0};
     enum outcome outcome = read_file(a->operands[0], &png);
-    struct call call = {
-        .method = "POST", .path = "/replay", .body = png.data, .body_bytes = png.n, .content_type = "image/png"};
+    struct call call = {.method = "POST",
+                        .path = "/replay",
+                        .body = png.data,
+                        .body_bytes = png.n,
+                        .content_type = "image/png",
+                        .pure = true};
     if (outcome == OUTCOME_OK && png.n == 0)
         outcome = outcome_fail(OUTCOME_FAILED, "%s is empty", a->operands[0]);
     if (outcome == OUTCOME_OK) {

@@ -8,7 +8,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 enum { MAX_VALUES = 64, MAX_CELLS = 1024, VALUE_BYTES = 64, GAP = 6 };
 
@@ -157,6 +156,7 @@ static enum outcome run_cells(struct session *s, const struct arguments *a, stru
             return outcome_fail(OUTCOME_FAILED, "no memory for the requests");
         g->calls[i] = (struct call){.method = "POST",
                                     .path = "/generate",
+                                    .pure = true,
                                     .body = g->forms[i].data,
                                     .body_bytes = g->forms[i].n,
                                     .accept = "image/png",
@@ -321,14 +321,11 @@ static enum outcome run_and_keep(struct session *s, const struct arguments *a, s
 enum outcome run_grid(struct session *s, const struct arguments *a)
 {
     struct error err = {0};
-    uint64_t seed = 0;
     struct grid *g = calloc(1, sizeof(*g));
-    if (!g || getrandom(&seed, sizeof(seed), 0) != sizeof(seed)) {
-        free(g);
+    if (!g)
         return outcome_fail(OUTCOME_FAILED, "no memory");
-    }
     g->session = s;
-    snprintf(g->seed, sizeof(g->seed), "%llu", (unsigned long long)(seed >> 11)); // 53 bits, as the daemon's own
+    session_seed(g->seed);
     int rc = read_axis(a->command, a->operands[0], &g->across, &err);
     g->down.n = 1;
     if (rc == 0 && a->n_operands == 2) {

@@ -15,6 +15,7 @@ struct session {
 
 enum outcome run_generate(struct session *s, const struct arguments *a);
 enum outcome run_grid(struct session *s, const struct arguments *a);
+enum outcome run_result(struct session *s, const struct arguments *a);
 enum outcome run_replay(struct session *s, const struct arguments *a);
 enum outcome run_train(struct session *s, const struct arguments *a);
 enum outcome run_jobs(struct session *s, const struct arguments *a);
@@ -47,6 +48,9 @@ const char *session_path(char *buffer, size_t bytes, const char *prefix, const c
 void session_print_json(const json_t *value, bool alone);
 /* The fields among the options as a form. 0, -ENOMEM. */
 int session_form(const struct arguments *a, struct buffer *ret_form);
+/* A random seed of 53 bits, as the daemon's own, in buffer: chosen here, so that a second attempt gives the same bytes.
+ */
+const char *session_seed(char buffer[24]);
 
 /* Members of an answer, for printing. */
 const char *json_text_of(const json_t *object, const char *name); // NULL where it is no string

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 enum outcome session_ask(struct session *s, const char *method, const char *path, const json_t *body, json_t **ret_json)
 {
@@ -57,6 +58,15 @@ int session_form(const struct arguments *a, struct buffer *ret_form)
             rc = form_add(ret_form, name, a->options[i].value);
     }
     return rc;
+}
+
+const char *session_seed(char buffer[24])
+{
+    uint64_t seed = 0;
+    if (getrandom(&seed, sizeof(seed), 0) != sizeof(seed))
+        seed = (uint64_t)(terminal_now_s() * 1e9);
+    snprintf(buffer, 24, "%llu", (unsigned long long)(seed >> 11));
+    return buffer;
 }
 
 const char *json_text_of(const json_t *object, const char *name)

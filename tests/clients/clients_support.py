@@ -7,6 +7,7 @@ class Gate:
     def __init__(self, host, port):
         self.target = (host, port)
         self.requests = []  # heads, as the client sent them
+        self.bodies = []    # and what came along with them
         self.refusals = []  # answers to give instead of forwarding, first to last: bytes
         self.cuts = []      # after how many bytes of the answer to hang up, for each connection that is forwarded
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -47,6 +48,10 @@ class Gate:
             head += piece
         text, _, rest = head.partition(b"\r\n\r\n")
         self.requests.append(text.decode())
+        length = int(self.header("Content-Length")[-1] or 0)
+        while len(rest) < length:
+            rest += client.recv(65536)
+        self.bodies.append(rest)
         if self.refusals:
             client.sendall(self.refusals.pop(0))
             client.close()

@@ -95,14 +95,17 @@ def test_errors(client):
         ddimd.Client("ftp://x")
 
 
-def test_tries_again_with_one_key(gate, daemon):
+def test_tries_again(gate, daemon):
     gate.refuse(503, retry_after=0, times=2)
     gate.cuts = [350]  # of the third attempt's stream
-    r = ddimd.Client(gate.url, "secret").generate(1, steps=2, seed=4)
-    assert r.png == daemon.generate(**{"class": 1, "steps": 2, "seed": 4}).body
-    keys = gate.header("Idempotency-Key")
-    assert len(keys) == 4 and len(set(keys)) == 1 and keys[0]
+    r = ddimd.Client(gate.url, "secret").generate(1, steps=2)
+    assert r.png == daemon.generate(**{"class": 1, "steps": 2, "seed": r.seed}).body
+    assert len(gate.bodies) == 4 and len(set(gate.bodies)) == 1  # its seed was chosen before the first
     assert set(gate.header("Authorization")) == {"Bearer secret"}
+    gate.refuse(503, retry_after=0)
+    ddimd.Client(gate.url).load("colour")
+    keys = gate.header("Idempotency-Key")
+    assert keys[:4] == [None] * 4 and keys[4] and keys[4] == keys[5]
     gate.refuse(503)
     with pytest.raises(ddimd.Busy):
         ddimd.Client(gate.url).models()

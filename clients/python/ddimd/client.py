@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import secrets
 import urllib.parse
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Union
 
@@ -50,8 +51,8 @@ class Client:
         chosen = {name: value for name, value in fields.items() if value is not None}
         if class_ is not None:
             chosen["class"] = list(class_) if isinstance(class_, (list, tuple, range)) else class_
-        if "seed" in chosen:
-            chosen["seed"] = str(chosen["seed"])  # not every JSON reader keeps 64 bits
+        # Chosen here, so that a second attempt gives the same bytes; not every JSON reader keeps 64 bits, a string's digits all do.
+        chosen["seed"] = str(chosen.get("seed", secrets.randbits(53)))
         return chosen
 
     def generate(self, class_: Optional[Class] = None, n: Optional[int] = None, steps: Optional[int] = None, *,
@@ -98,18 +99,24 @@ class Client:
 
         import numpy
         body = json.dumps(self._fields(class_, {"n": n, "steps": steps, **fields})).encode()
-        answer = self._transport.request("POST", "/generate", body, "application/json", "application/x-npy")
+        answer = self._transport.request("POST", "/generate", body, "application/json", "application/x-npy", pure=True)
         return numpy.load(io.BytesIO(answer.body), allow_pickle=False)
 
     def plan(self, class_: Optional[Class] = None, n: Optional[int] = None, steps: Optional[int] = None,
              **fields: Any) -> Dict[str, Any]:
         """What generate() would do: resolved parameters, timesteps, cost in lane-steps, expected wait. Computes nothing."""
-        return self._json("POST", "/generate?dry_run=true", self._fields(class_, {"n": n, "steps": steps, **fields}))
+        body = json.dumps(self._fields(class_, {"n": n, "steps": steps, **fields})).encode()
+        return self._transport.request("POST", "/generate?dry_run=true", body, "application/json", pure=True).object()
+
+    def detach(self, class_: Optional[Class] = None, n: Optional[int] = None, steps: Optional[int] = None, **fields: Any) -> Job:
+        """A generation that nobody waits for: a job of the daemon's. Job.result() has its images once it has succeeded."""
+        body = json.dumps(self._fields(class_, {"n": n, "steps": steps, **fields})).encode()
+        return Job(self, self._transport.request("POST", "/generate", body, "application/json", detached=True).object())
 
     def replay(self, png: Union[bytes, str, "os.PathLike[str]"]) -> Replay:
         """Makes a picture of ddimd's again from its own text chunk and compares. png: its bytes, or its file's name."""
         data = png if isinstance(png, bytes) else pathlib.Path(png).read_bytes()
-        answer = self._transport.request("POST", "/replay", data, "image/png").object()
+        answer = self._transport.request("POST", "/replay", data, "image/png", pure=True).object()
         return Replay(answer["identical"], answer["differs"], answer["then"], answer["now"], answer["parameters"])
 
     def schedule(self, steps: Optional[int] = None, method: Optional[str] = None, eta: Optional[float] = None,

@@ -138,6 +138,17 @@ class Job:
             epoch = epochs[-1]
         return Image(self._ask("GET", f"/samples/{epoch}.png", accept="image/png").body)
 
+    def result(self) -> Image:
+        """The picture of a generation that was left as a job; see Client.detach()."""
+        return Image(self._ask("GET", "/result", accept="image/png").body)
+
+    def result_array(self) -> Any:
+        """Its numbers, numpy float32 [N, H, W, C]. Needs numpy."""
+        import io
+
+        import numpy
+        return numpy.load(io.BytesIO(self._ask("GET", "/result", accept="application/x-npy").body), allow_pickle=False)
+
     def checkpoints(self) -> List[Dict[str, Any]]:
         return list(self._ask("GET", "/checkpoints").object()["checkpoints"])
 

@@ -1,7 +1,8 @@
 """Requests to the daemon over http.client: TCP, TLS or a Unix socket; retries; streams of server-sent events.
 
 A request is tried again where the daemon could not be reached, the connection broke, or it said 429 or 503 with a
-Retry-After. Each attempt of a POST has the same Idempotency-Key, so nothing is done twice.
+Retry-After. Each attempt of a POST has the same Idempotency-Key, so nothing is done twice; a generation needs none, since its
+answer is a function of its fields and seed.
 """
 from __future__ import annotations
 
@@ -138,13 +139,13 @@ class Transport:
             connection.close()
             raise
 
-    def _headers(self, method: str, accept: str, content_type: Optional[str]) -> Dict[str, str]:
+    def _headers(self, method: str, accept: str, content_type: Optional[str], pure: bool) -> Dict[str, str]:
         headers = {"Accept": accept, "User-Agent": "ddimd-python"}
         if content_type:
             headers["Content-Type"] = content_type
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
-        if method == "POST":
+        if method == "POST" and not pure:
             headers["Idempotency-Key"] = "python-" + secrets.token_hex(15)
         return headers
 
@@ -190,12 +191,15 @@ class Transport:
             attempt += 1
 
     def request(self, method: str, path: str, body: Optional[bytes] = None, content_type: Optional[str] = None,
-                accept: str = "application/json", stop: Optional[Stop] = None) -> Answer:
-        """The answer, where its status is not an error; else a ProblemError or ConnectionLost."""
-        headers = self._headers(method, accept, content_type)
+                accept: str = "application/json", pure: bool = False, detached: bool = False) -> Answer:
+        """The answer, where its status is not an error; else a ProblemError or ConnectionLost. pure: the same request gets the same
+        answer, so no key is sent. detached: with Prefer: respond-async."""
+        headers = self._headers(method, accept, content_type, pure)
+        if detached:
+            headers["Prefer"] = "respond-async"
 
         def once() -> Answer:
-            connection, response = self._send(method, path, body, headers, None, stop)
+            connection, response = self._send(method, path, body, headers, None, None)
             try:
                 content = response.read()
             finally:
@@ -203,13 +207,13 @@ class Transport:
             self._check(response.status, response.headers, content)
             return Answer(response.status, response.headers, content)
 
-        return self._attempts(stop, once)
+        return self._attempts(None, once)
 
     def events(self, method: str, path: str, body: Optional[bytes] = None, content_type: Optional[str] = None,
                last_id: str = "", stop: Optional[Stop] = None) -> Iterator[Event]:
         """Events without an end: the caller stops where it has the last one. A GET goes on after the last event that
         arrived, a POST begins anew. 204 ends it."""
-        headers = self._headers(method, "text/event-stream", content_type)
+        headers = self._headers(method, "text/event-stream", content_type, True)
         timeout = SILENT_STREAM_SECONDS if method == "GET" else None
         broken = 0
 
