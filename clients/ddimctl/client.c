@@ -241,6 +241,16 @@ static enum outcome outcome_of(struct client *c, struct call *call, CURLcode res
     return OUTCOME_UNREACHABLE;
 }
 
+/* Why it is to be tried again: what the daemon says of itself, or what broke. */
+static void write_reason(const struct call *call, enum outcome outcome, char *to, size_t bytes)
+{
+    json_t *problem = outcome == OUTCOME_UNREACHABLE ? NULL : call_json(call);
+    const char *detail = json_string_value(json_object_get(problem, "detail"));
+    const char *otherwise = call->status == 429 ? "the daemon asks this client to wait" : "the daemon is busy";
+    snprintf(to, bytes, "%s", outcome == OUTCOME_UNREACHABLE ? call->error : detail ? detail : otherwise);
+    json_decref(problem);
+}
+
 static void attempt_ended(struct client *c, struct call *call, CURLcode result)
 {
     char why[CALL_ERROR_BYTES];
@@ -259,10 +269,7 @@ static void attempt_ended(struct client *c, struct call *call, CURLcode result)
         end_call(c, call, outcome);
         return;
     }
-    snprintf(why, sizeof(why), "%s",
-             outcome == OUTCOME_UNREACHABLE ? call->error
-             : call->status == 429          ? "the daemon asks this client to wait"
-                                            : "the daemon is busy");
+    write_reason(call, outcome, why, sizeof(why));
     tell_pause(c, call, text_tame(why), pause);
     call->wait_until_s = terminal_now_s() + pause;
 }
