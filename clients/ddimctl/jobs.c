@@ -158,7 +158,7 @@ static bool add_job(struct table *t, const json_t *job)
 enum outcome run_jobs(struct session *s, const struct arguments *a)
 {
     struct buffer path = {0}, fields = {0};
-    struct table table = {.columns = 7, .elastic = 6, .right = {true, false, true, true, true}};
+    struct table table = {.columns = 7, .elastic = 6, .right = {true, false, true, true, true}, .spare = {5, 4, 3, 2}};
     json_t *answer = NULL, *jobs, *job;
     size_t i;
     bool ok = session_form(a, &fields) == 0 &&

@@ -27,7 +27,7 @@ static const char *state_text(const json_t *model)
     if (json_object_get(model, "error"))
         return "unusable";
     if (json_is_true(json_object_get(model, "default")))
-        return json_is_true(json_object_get(model, "resident")) ? "default, resident" : "default";
+        return json_is_true(json_object_get(model, "resident")) ? "default" : "default, not resident";
     return json_is_true(json_object_get(model, "resident")) ? "resident" : NULL;
 }
 
@@ -45,7 +45,7 @@ static bool add_model(struct table *t, const json_t *model)
 
 enum outcome run_models(struct session *s, const struct arguments *a)
 {
-    struct table table = {.columns = 6, .elastic = 0, .right = {false, false, true, true, true}};
+    struct table table = {.columns = 6, .elastic = 0, .right = {false, false, true, true, true}, .spare = {4, 3, 2, 1}};
     json_t *answer, *model;
     size_t i;
     enum outcome outcome = session_ask(s, "GET", "/models", NULL, &answer);

@@ -129,28 +129,34 @@ bool table_add(struct table *t, const char *const *cells)
     return true;
 }
 
-/* Widths of the columns; the elastic one gives way as far as its heading. */
+/* Widths of the columns, 0: left out. The elastic one gives way down to LEAST, then the spare ones go. */
 static void measure(const struct table *t, int columns, int *ret_widths)
 {
     enum { GAP = 2, LEAST = 6 };
-    int total = 0;
+    int over = -GAP - columns;
     for (int c = 0; c < t->columns; c++) {
         ret_widths[c] = 0;
         for (int r = 0; r < t->rows; r++) {
             int n = text_columns(t->cells[r * t->columns + c]);
             ret_widths[c] = n > ret_widths[c] ? n : ret_widths[c];
         }
-        total += ret_widths[c] + GAP;
+        over += ret_widths[c] + GAP;
     }
-    int *elastic = &ret_widths[t->elastic], over = total - GAP - columns;
-    if (over > 0 && *elastic > LEAST)
-        *elastic = *elastic - over > LEAST ? *elastic - over : LEAST;
+    int *elastic = &ret_widths[t->elastic], give = *elastic > LEAST ? *elastic - LEAST : 0;
+    for (int i = 0; t->spare[i] && over > give; i++) {
+        over -= ret_widths[t->spare[i]] + GAP;
+        ret_widths[t->spare[i]] = 0;
+    }
+    if (over > 0)
+        *elastic -= over < give ? over : give;
 }
 
 static void print_row(const struct table *t, const struct terminal *to, int row, const int *widths)
 {
     char *const *cells = t->cells + row * t->columns;
     for (int c = 0; c < t->columns; c++) {
+        if (widths[c] == 0)
+            continue;
         int n = text_columns(cells[c]), shown = n;
         size_t bytes = strlen(cells[c]);
         const char *mark = "";

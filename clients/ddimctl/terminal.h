@@ -45,7 +45,8 @@ enum { TABLE_COLUMNS = 8 };
 struct table {
     int columns, elastic; // elastic: the column that is cut where the terminal is narrow
     bool right[TABLE_COLUMNS];
-    char **cells; // rows * columns
+    int spare[TABLE_COLUMNS]; // columns to leave out where that is not enough, in this order; 0 ends it
+    char **cells;             // rows * columns
     int rows;
 };
 

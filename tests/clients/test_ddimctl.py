@@ -342,6 +342,19 @@ def test_names_of_others_cannot_drive_the_terminal(terminal, config, daemon):
     daemon.post(f"/jobs/{number}/cancel")
 
 
+@pytest.mark.parametrize("columns", [100, 44, 24])
+def test_tables_fit_the_terminal(terminal, config, daemon, columns):
+    name = "a name that is rather long for a table"
+    number = daemon.post("/jobs", {"type": "train", "name": name, "config": config()}).json()["id"]
+    for command in ("jobs", "models"):
+        t = terminal(command, columns=columns)
+        assert t.end() == OK
+        lines = t.text.splitlines()
+        assert max(map(len, lines)) <= columns and lines[0].split()[0] in ("ID", "NAME")
+        assert command == "models" or (name in t.text) == ("CREATED" in lines[0]) == (columns == 100)
+    daemon.post(f"/jobs/{number}/cancel")
+
+
 # --------------------------------------------------------------------------- what the table makes
 def commands_of(text):
     return re.findall(r"^  ([a-z]+) {2,}", text.split("Options of every")[0], re.M)
