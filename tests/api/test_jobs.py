@@ -227,7 +227,8 @@ def test_dry_run_estimates_and_queues_nothing(jobs):
     ({"dataset__path": "nothing"}, "config.dataset.path"), ({"dataset__path": "../two"}, "config.dataset.path"),
     ({"dataset__path": "/etc"}, "config.dataset.path"), ({"dataset__path": "way-out/etc"}, "config.dataset.path"),
     ({"dataset__path": "two/../../two"}, "config.dataset.path"), ({"dataset__batch_size": 1000}, "config.dataset.batch_size"),
-    ({"resume": "/etc/passwd"}, "config.resume"), ({"dataset__image_size": [15, 15]}, None)])
+    ({"resume": "/etc/passwd"}, "config.resume"), ({"distill__teacher": "/etc/passwd"}, "config.distill.teacher"),
+    ({"dataset__image_size": [15, 15]}, None)])
 def test_a_configuration_that_cannot_run(jobs, change, field):
     problem = jobs.post("/jobs", job(**change)).problem()
     assert problem["status"] == 422 and problem["type"] == "/problems/cannot-run"
