@@ -142,6 +142,7 @@ static void capabilities_aside(struct exchange *x)
     json_open(t, '{');
     json_key(t, "version"), json_text(t, DDIMD_VERSION);
     json_key(t, "device"), json_text(t, o->device);
+    json_key(t, "devices"), json_int(t, scheduler_n_devices(o->scheduler));
     limits_write(o, t);
     names_write(t, "methods", step_method_names);
     names_write(t, "samplers", sampler_names);

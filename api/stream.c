@@ -34,7 +34,8 @@ void stream_progress(struct generation *g, int64_t done_steps, int64_t total_ste
     struct exchange *x = context;
     pthread_mutex_lock(&x->lock);
     x->work->progress_waits = true;
-    x->work->done_steps = done_steps;
+    if (done_steps > x->work->done_steps) // devices may tell out of order
+        x->work->done_steps = done_steps;
     x->work->total_steps = total_steps;
     pthread_mutex_unlock(&x->lock);
     exchange_wake(x);

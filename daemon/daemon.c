@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -91,18 +92,68 @@ static int socket_open(struct daemon *d, struct error *err)
     return listener_open(d->options->listen, &d->listener, err);
 }
 
-static int device_open(struct daemon *d, struct error *err)
+/* How many compute threads a CPU device gets: its share of what there is, one at least. 0: all, it is alone. */
+static int threads_of(const struct daemon *d, int32_t n_devices)
+{
+    cpu_set_t set;
+    int all = d->options->threads;
+    if (n_devices == 1)
+        return all;
+    if (!all)
+        all = sched_getaffinity(0, sizeof(set), &set) ? 1 : CPU_COUNT(&set);
+    return all > n_devices ? all / n_devices : 1;
+}
+
+static int device_open(struct daemon *d, int number, int threads, struct error *err)
 {
     char options[16] = "";
-    d->backend = backend_find(d->options->backend, err);
+    if (d->backend == &backend_cpu && threads)
+        snprintf(options, sizeof(options), "%d", threads);
+    else if (d->backend != &backend_cpu && number >= 0)
+        snprintf(options, sizeof(options), "%d", number);
+    int rc = d->backend->open(options, &d->devices[d->n_devices], err);
+    d->n_devices += rc == 0;
+    return rc;
+}
+
+/* "cpu:0,cpu:1": one kind, a number each. Returns how many; the numbers in ret_numbers. */
+static int devices_parse(const char *list, char ret_kind[16], int ret_numbers[SCHEDULER_MAX_DEVICES], struct error *err)
+{
+    int n = 0, used;
+    char kind[16];
+    for (const char *at = list; *at || n == 0; at += used + (at[used] == ',')) {
+        used = 0;
+        if (n == SCHEDULER_MAX_DEVICES)
+            return error_set(err, -EINVAL, "devices", "devices are at most %d", SCHEDULER_MAX_DEVICES);
+        if (sscanf(at, "%15[a-z]:%d%n", kind, &ret_numbers[n], &used) < 2 || (at[used] && at[used] != ',') ||
+            ret_numbers[n] < 0 || (at[used] == ',' && !at[used + 1]))
+            return error_set(err, -EINVAL, "devices", "devices are a list like cpu:0,cpu:1, not \"%.64s\"", list);
+        if (n && strcmp(kind, ret_kind))
+            return error_set(err, -EINVAL, "devices", "devices are of one kind, not %s and %s", ret_kind, kind);
+        snprintf(ret_kind, 16, "%s", kind);
+        n++;
+    }
+    return n;
+}
+
+static int devices_open(struct daemon *d, struct error *err)
+{
+    int numbers[SCHEDULER_MAX_DEVICES] = {-1}, n = 1, rc = 0;
+    char kind[16];
+    snprintf(kind, sizeof(kind), "%s", d->options->backend);
+    if (d->options->devices[0])
+        n = devices_parse(d->options->devices, kind, numbers, err);
+    if (n < 0)
+        return n;
+    d->backend = backend_find(kind, err);
     if (!d->backend)
         return -ENODEV;
     if (err->message[0])
         log_line(&d->log, LOG_INFO, "no CUDA: %s", err->message);
     *err = (struct error){0};
-    if (d->options->threads && d->backend == &backend_cpu)
-        snprintf(options, sizeof(options), "%d", d->options->threads);
-    return d->backend->open(options, &d->device, err);
+    for (int i = 0; i < n && rc == 0; i++)
+        rc = device_open(d, numbers[i], threads_of(d, n), err);
+    return rc;
 }
 
 static int scheduler_open(struct daemon *d, struct error *err)
@@ -112,6 +163,7 @@ static int scheduler_open(struct daemon *d, struct error *err)
                                   .max_row_steps = o->max_queue_row_steps,
                                   .max_bytes = o->max_queue_mib * MIB,
                                   .max_client_row_steps = o->max_client_row_steps,
+                                  .n_devices = d->n_devices,
                                   .probe_ns = 10 * SECOND_NS,
                                   .alive = on_alive,
                                   .device_lost = on_device_lost,
@@ -121,7 +173,7 @@ static int scheduler_open(struct daemon *d, struct error *err)
 
 static enum dtype precision_of(const struct daemon *d)
 {
-    const struct device_base *base = (const void *)d->device;
+    const struct device_base *base = (const void *)d->devices[0];
     if (d->options->precision == PRECISION_AUTO)
         return base->native;
     return d->options->precision == PRECISION_F32 ? DTYPE_F32 : DTYPE_BF16;
@@ -136,14 +188,14 @@ static int models_open(struct daemon *d, struct error *err)
                                     .precision = (int)precision_of(d),
                                     .max_rows = o->max_rows,
                                     .max_bytes = (size_t)o->max_model_mib * (size_t)MIB};
-    return model_store_open(&m, d->device, d->scheduler, &d->models, err);
+    return model_store_open(&m, d->devices, d->scheduler, &d->models, err);
 }
 
 /* What of the device fixes the bytes of an answer: its kind and precision, and what its description says after the
  * number of threads, which does not. */
 static void device_kind(const struct daemon *d, char *to, size_t bytes)
 {
-    const struct device_base *base = (const void *)d->device;
+    const struct device_base *base = (const void *)d->devices[0];
     const char *features = strchr(base->description, ',');
     snprintf(to, bytes, "%s %s%s", d->backend->name, precision_of(d) == DTYPE_F32 ? "f32" : "bf16",
              features ? features + 1 : "");
@@ -271,7 +323,7 @@ int daemon_start(struct daemon *d, struct error *err)
     if (rc == 0)
         rc = socket_open(d, err);
     if (rc == 0)
-        rc = device_open(d, err);
+        rc = devices_open(d, err);
     if (rc == 0)
         rc = scheduler_open(d, err);
     if (rc == 0)
@@ -281,7 +333,7 @@ int daemon_start(struct daemon *d, struct error *err)
     if (rc == 0)
         rc = http_open(d, err);
     if (rc == 0) {
-        const struct device_base *base = (const void *)d->device;
+        const struct device_base *base = (const void *)d->devices[0];
         log_line(&d->log, LOG_INFO, "ddimd %s: %s, %s, computing in %s", DDIMD_VERSION, d->backend->name,
                  base->description, precision_of(d) == DTYPE_F32 ? "f32" : "bf16");
         /* On a socket of its own the daemon says while it starts that it does; a socket that outlives it holds the
@@ -392,8 +444,8 @@ void daemon_stop(struct daemon *d)
     api_free(api);
     jobs_close(&d->jobs);
     generate_jobs_free(d->generate_jobs);
-    if (d->device)
-        d->backend->close(d->device);
+    while (d->n_devices > 0)
+        d->backend->close(d->devices[--d->n_devices]);
     listener_close(&d->listener);
     if (d->signal_fd >= 0)
         close(d->signal_fd);

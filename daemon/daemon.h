@@ -20,7 +20,8 @@ struct daemon {
     char **argv;
     struct log log;
     struct listener listener;
-    struct device *device;
+    struct device *devices[SCHEDULER_MAX_DEVICES];
+    int32_t n_devices;
     const struct backend *backend;
     struct scheduler *scheduler;
     struct model_store *models;

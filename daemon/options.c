@@ -20,6 +20,9 @@ static const struct json_field option_fields[] = {
     {"default_model", FIELD_STRING, AT(default_model), .item_bytes = OPTION_NAME_BYTES,
      .help = "model that requests get which name none; empty: digits where there is one, else the first by name"},
     {"backend", FIELD_STRING, AT(backend), .item_bytes = 16, .help = "auto, cpu or cuda"},
+    {"devices", FIELD_STRING, AT(devices), .item_bytes = 128,
+     .help =
+         "devices that share the queue, of one kind: cpu:0,cpu:1 (a share of the cores each); empty: one of --backend"},
     {"precision", FIELD_ENUM, AT(precision), .names = precision_names,
      .help = "numbers to compute with: auto (what the device does best), f32 or bf16"},
     {"threads", FIELD_INT32, AT(threads), 0, 1024, .help = "threads of a CPU device; 0: one for each core"},

@@ -18,7 +18,7 @@ enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO, LOG_LEVEL_D
 
 struct options {
     char listen[OPTION_PATH_BYTES], models[OPTION_PATH_BYTES];
-    char default_model[OPTION_NAME_BYTES], backend[16];
+    char default_model[OPTION_NAME_BYTES], backend[16], devices[128];
     enum precision_option precision;
     int32_t threads;
     int32_t max_images;

@@ -9,7 +9,7 @@
 static int64_t frames_bytes(const struct generation *g)
 {
     int64_t frames = generation_frames(g->table->n_rows, g->interval), bytes;
-    if (__builtin_mul_overflow(frames * g->n_images, (int64_t)(g->model->stepper.image_elements * sizeof(float)),
+    if (__builtin_mul_overflow(frames * g->n_images, (int64_t)(g->model->on[0].stepper.image_elements * sizeof(float)),
                                &bytes))
         return 0;
     return bytes;
@@ -37,7 +37,7 @@ static int check(const struct generation *g, struct error *err)
     if (!g->on.done || !g->table || g->table->n_rows < 1 || !g->class_index || g->n_images < 1 || g->interval < 0 ||
         (unsigned)g->priority >= PRIORITY_COUNT)
         return error_set(err, -EINVAL, NULL, "incomplete request");
-    if (g->guidance != 1 && g->model->stepper.max_rows < 2)
+    if (g->guidance != 1 && g->model->on[0].stepper.max_rows < 2)
         return error_set(err, -EINVAL, "guidance", "guidance takes two rows and this model's steps have one");
     return 0;
 }
@@ -140,7 +140,7 @@ static int enqueue(struct scheduler *s, struct generation *g, int64_t bytes, str
     r->id = ticket->id = ++s->last_id;
     g->submitted_ns = now_ns;
     request_link(s, r);
-    pthread_cond_signal(&s->wake);
+    scheduler_changed(s);
     return 0;
 }
 

@@ -11,9 +11,20 @@ static int64_t to_ns(double seconds)
     return seconds < 9e9 ? (int64_t)(seconds * 1e9) : INT64_MAX;
 }
 
+/* Devices are of one kind, so the first one's times stand for all. */
+int32_t fleet_rows(const struct model_lane *m)
+{
+    return m->on[0].stepper.max_rows * m->s->n_devices;
+}
+
+double fleet_seconds(const struct model_lane *m, int32_t rows)
+{
+    return step_cost_seconds(&m->on[0].cost, (rows + m->s->n_devices - 1) / m->s->n_devices);
+}
+
 static double row_seconds(const struct model_lane *m)
 {
-    return step_cost_seconds(&m->cost, m->stepper.max_rows) / m->stepper.max_rows;
+    return fleet_seconds(m, fleet_rows(m)) / fleet_rows(m);
 }
 
 int64_t forecast_end_ns(struct scheduler *s, struct generation_state *r, int64_t now_ns)
@@ -47,10 +58,10 @@ int64_t forecast_row_steps_ns(struct scheduler *s, int64_t row_steps)
     double per_row_step = forecast_row_step_seconds(s);
     if (s->models && !s->models->next) {
         int64_t open = 0;
-        for (struct generation_state *r = s->oldest; r && open < s->models->stepper.max_rows; r = r->next)
+        for (struct generation_state *r = s->oldest; r && open < fleet_rows(s->models); r = r->next)
             open += (int64_t)r->open_images * r->rows;
-        if (open > 0 && open < s->models->stepper.max_rows)
-            per_row_step = step_cost_seconds(&s->models->cost, (int32_t)open) / (double)open;
+        if (open > 0 && open < fleet_rows(s->models))
+            per_row_step = fleet_seconds(s->models, (int32_t)open) / (double)open;
     }
     return to_ns((double)row_steps * per_row_step);
 }

@@ -11,8 +11,9 @@
  * simulate.c    expected times that have no closed form
  * request.c     a request's bookkeeping: reservation, slots, end
  *
- * One lock guards everything here but what is marked "worker". The worker lets go of it while the device works and
- * during callbacks; requests leave the list, and slots change hands, on the worker only.
+ * One lock guards everything here but what is marked "worker". A worker lets go of it while its device works and during
+ * callbacks. A request ends, and gives its slots back, when none of its images is in a step: on the worker whose step
+ * was the last. Until then nobody frees it, so a worker may read what does not change of the requests in its step.
  */
 #ifndef DDIMD_SAMPLING_INTERNAL_H
 #define DDIMD_SAMPLING_INTERNAL_H
@@ -53,29 +54,54 @@ int32_t account_level(const struct account *a);            // of its seconds as 
 void accounts_mark_over(struct account *list, int64_t now_ns);
 void accounts_free(struct account *list);
 
+/* An image in a step. What follows `image` is the worker's. */
 struct picked {
-    struct generation_state *r;
+    struct generation_state *r; // NULL: looked at already
     int32_t image;
+    int failure; // what the step or a read said
+    bool advanced;
+    int64_t done_lane_steps; // of the request, after the step
 };
 
-/* One model on the device. */
-struct model_lane {
-    struct scheduler *s;
+/* One model's lanes on one device. */
+struct lanes {
     struct stepper stepper;
     struct step_cost cost;
-    int32_t n_requests;
     int32_t n_free, *free_slots; // [capacity] a stack
+    bool busy;                   // its worker steps or probes it
+    struct picked *picks;        // [max_rows] worker
+    struct lane_step *steps;     // [max_rows] worker
+    uint8_t *finite;             // [max_rows] worker
+    float *x0;                   // [image_elements] worker: previews
+};
+
+/* One model. */
+struct model_lane {
+    struct scheduler *s;
+    struct lanes on[SCHEDULER_MAX_DEVICES]; // [n_devices]
+    int32_t n_requests;
     bool closing;
-    struct picked *picks;    // [max_rows] worker
-    struct lane_step *steps; // [max_rows] worker
-    uint8_t *finite;         // [max_rows] worker
-    float *x0;               // [image_elements] worker: previews
     struct model_lane *next;
 };
 
+/* One device's thread. */
+struct worker {
+    struct scheduler *s;
+    int32_t device;
+    pthread_t thread;
+    bool exists, known; // known: `thread` is set by itself
+    struct scheduler_post *posts, **posts_end;
+    double due, thrift; // pick.c, seconds
+    bool left_out;      // pick.c: of the last step
+    bool idle;          // the last turn found nothing to do, though
+    int64_t shown_ns;   // when its device last showed that it works
+    uint64_t seen;      // scheduler.changes was so many when it looked
+};
+
 struct image {
-    int32_t slot; // -1: none
-    int32_t step; // rows executed
+    int32_t slot;   // -1: none
+    int32_t step;   // rows executed
+    int32_t device; // of the slot
 };
 
 /* The scheduler's side of a request. */
@@ -93,8 +119,8 @@ struct generation_state {
     int32_t cursor;       // pick.c: next image to look at in this turn
     int32_t leading_rows; // pick.c: that it has as a leader in this turn
     int32_t sim_image;    // simulate.c: its first image there
-    int failure;          // worker: what a step or read of this turn said
-    bool advanced;        // worker: in this turn
+    int32_t in_step;      // its images that are in a step now: it does not end meanwhile
+    int failure;          // it ends with this
 };
 
 struct scheduler {
@@ -103,10 +129,11 @@ struct scheduler {
     pthread_cond_t wake; // the worker: something to do
     pthread_cond_t idle; // others: a request ended, a call returned
     pthread_mutex_t inline_lock;
-    pthread_t worker;
-    bool worker_exists, worker_known, stopping, closed; // worker_known: `worker` is set by itself
+    struct worker workers[SCHEDULER_MAX_DEVICES]; // [n_devices]
+    int32_t n_devices;
+    bool stopping, closed;
+    uint64_t changes; // counts what may give an idle worker something to do
 
-    struct scheduler_post *posts, **posts_end;
     struct model_lane *models;
     struct account *accounts;
     struct generation_state *oldest, *youngest;
@@ -115,8 +142,6 @@ struct scheduler {
     struct generation_state **order;
     int32_t order_capacity;
     uint64_t last_id;
-    double due, thrift; // pick.c, seconds
-    bool left_out;      // pick.c: of the last step
     struct scheduler_stats stats;
 };
 
@@ -130,14 +155,23 @@ void request_slot_release(struct generation_state *r, int32_t image);
 /* Executed steps after which frame `frame` is taken: 0 for the starting noise. */
 int32_t generation_frame_of_step(int32_t n_rows, int32_t interval, int32_t steps_done); // -1: none
 
-/* pick.c: chooses lanes of one model into its picks. Returns their number, 0: nothing to do. Lock held. */
-int32_t pick_lanes(struct scheduler *s, int64_t now_ns, struct model_lane **ret_model);
+/* Something has changed that workers may wait for. Lock held. */
+void scheduler_changed(struct scheduler *s);
+
+/* pick.c: chooses lanes of one model on the worker's device into its picks. Returns their number, 0: nothing to do.
+ * Lock held. */
+int32_t pick_lanes(struct worker *w, int64_t now_ns, struct model_lane **ret_model);
 /* Books the time of the step that they made. */
-void pick_charge(struct scheduler *s, struct model_lane *m, int32_t n, double seconds, int64_t now_ns);
+void pick_charge(struct worker *w, struct model_lane *m, int32_t n, double seconds, int64_t now_ns);
+/* Whether a request may be given steps: it is not about to end. */
+bool pick_allowed(const struct generation_state *r, int64_t now_ns);
 /* The policy's order: < 0 when a is served before b. */
 int pick_compare(const struct generation_state *a, const struct generation_state *b);
 /* The part of a row's time that sharing a step saves: 0 where rows cost their full time, near 1 where they are free. */
 double pick_sharing(const struct model_lane *m);
+/* What all devices together do with one model: rows at once, and seconds of so many. */
+int32_t fleet_rows(const struct model_lane *m);
+double fleet_seconds(const struct model_lane *m, int32_t rows);
 #define PICK_RESERVE 0.25 // of the device's time for the oldest request
 #define PICK_GRACE_S 0.5  // that this may be behind
 
@@ -165,9 +199,8 @@ int admit_reserve_order(struct scheduler *s); // room for one more request in or
 struct generation_state admit_ghost(struct generation *g, struct account *a);
 
 /* worker.c */
-void *scheduler_worker(void *scheduler);   // the thread's main
-bool worker_run_post(struct scheduler *s); // the next posted call; false: none
-int worker_call(struct scheduler *s, int (*call)(void *context), void *context, bool always);
+void *scheduler_worker(void *worker);   // the thread's main
+bool worker_run_post(struct worker *w); // the next posted call; false: none
 
 /* turn.c */
 void deliver_ended(struct scheduler *s); // without the lock

@@ -36,7 +36,7 @@ struct model_store {
     uint64_t uses;
 };
 
-int model_store_open(const struct model_store_options *o, struct device *d, struct scheduler *s,
+int model_store_open(const struct model_store_options *o, struct device *const *devices, struct scheduler *s,
                      struct model_store **ret_store, struct error *err)
 {
     struct model_store *m = calloc(1, sizeof(*m));
@@ -49,7 +49,7 @@ int model_store_open(const struct model_store_options *o, struct device *d, stru
     }
     pthread_mutex_init(&m->lock, NULL);
     pthread_cond_init(&m->loaded, NULL);
-    m->resident = (struct resident_options){d, s, o->precision, o->max_rows, o->capacity};
+    m->resident = (struct resident_options){devices, scheduler_n_devices(s), s, o->precision, o->max_rows, o->capacity};
     m->max_bytes = o->max_bytes;
     m->preferred = o->preferred;
     if (o->default_model)

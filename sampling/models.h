@@ -25,9 +25,9 @@ struct resident_model {
     char digest[CHECKPOINT_DIGEST_CHARS + 1];
     enum dtype precision;
     int64_t parameters;
-    size_t bytes;     // on the device: weights and lanes
+    size_t bytes;     // on all devices: weights and lanes
     int32_t max_rows; // the knee of the measured step times: what a step carries at most
-    int32_t capacity; // lanes
+    int32_t capacity; // lanes, on each device
     int32_t n_measured, measured_rows[MODEL_MEASURED_SIZES];
     double measured_seconds[MODEL_MEASURED_SIZES]; // of one step
     struct model_lane *lane;                       // for struct generation
@@ -44,8 +44,9 @@ struct model_store_options {
     int32_t capacity;          // lanes per model; 0: as many as fit in 64 MiB, between 2 max_rows and 4096
     size_t max_bytes;          // of resident models: the least recently used idle ones make room; 0: no limit
 };
-/* 0, -ENOENT or -ENOTDIR (folder), -ENOMEM. Loads nothing. d and s must outlive the store and every model. */
-int model_store_open(const struct model_store_options *o, struct device *d, struct scheduler *s,
+/* 0, -ENOENT or -ENOTDIR (folder), -ENOMEM. Loads nothing. devices: [of s], of one kind; they and s must
+ * outlive the store and every model. */
+int model_store_open(const struct model_store_options *o, struct device *const *devices, struct scheduler *s,
                      struct model_store **ret_store, struct error *err);
 /* Drops the store's references. Models that requests still hold end with them. NULL is fine. */
 void model_store_close(struct model_store *m);

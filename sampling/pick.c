@@ -37,7 +37,10 @@
 
 struct choice {
     struct scheduler *s;
+    struct worker *w;
+    int64_t now_ns;
     struct model_lane *m;
+    struct lanes *l; // of m, on the worker's device
     int32_t n, rows;
     bool left_out; // some image could have advanced and does not
 };
@@ -87,13 +90,19 @@ static struct generation_state *heap_pop(struct generation_state **heap, int32_t
     return first;
 }
 
-static int32_t heap_build(struct scheduler *s)
+bool pick_allowed(const struct generation_state *r, int64_t now_ns)
+{
+    return !r->failure && !r->cancelled_ns && !(r->g->deadline_ns && now_ns >= r->g->deadline_ns);
+}
+
+static int32_t heap_build(struct scheduler *s, int64_t now_ns)
 {
     int32_t n = 0;
     for (struct generation_state *r = s->oldest; r; r = r->next) {
         r->cursor = r->first_open;
         r->leading_rows = 0;
-        s->order[n++] = r;
+        if (pick_allowed(r, now_ns))
+            s->order[n++] = r;
     }
     for (int32_t i = n / 2 - 1; i >= 0; i--)
         heap_sift(s->order, n, i);
@@ -104,31 +113,46 @@ static int32_t heap_build(struct scheduler *s)
  * of the slots is kept for leaders, so that paused lanes cannot lock them out. */
 static int32_t next_image(const struct choice *c, const struct generation_state *r, bool leads)
 {
-    int32_t i = r->cursor;
-    while (i < r->next_start && r->images[i].step == r->g->table->n_rows)
-        i++;
-    if (i < r->next_start)
-        return i;
+    int32_t fresh = -1;
+    if (!pick_allowed(r, c->now_ns))
+        return -1;
+    for (int32_t i = r->cursor; i < r->next_start; i++) {
+        const struct image *image = &r->images[i];
+        if (image->slot >= 0 && image->device == c->w->device)
+            return i;
+        if (image->slot < 0 && image->step < r->g->table->n_rows && fresh < 0)
+            fresh = i; // was chosen once and displaced
+    }
+    if (fresh < 0)
+        fresh = r->cursor > r->next_start ? r->cursor : r->next_start;
     const struct model_lane *m = r->g->model;
+    const struct lanes *l = &m->on[c->w->device];
     int32_t begun_now = 0;
     if (c->m == m)
         for (int32_t k = 0; k < c->n; k++)
-            begun_now += m->picks[k].r->images[m->picks[k].image].slot < 0;
-    int32_t kept = leads ? 0 : m->stepper.capacity / 4;
-    return i < r->g->n_images && m->n_free - begun_now > kept ? i : -1;
+            begun_now += l->picks[k].r->images[l->picks[k].image].slot < 0;
+    int32_t kept = leads ? 0 : l->stepper.capacity / 4;
+    return fresh < r->g->n_images && l->n_free - begun_now > kept ? fresh : -1;
 }
 
 static void take(struct choice *c, struct generation_state *r, int32_t image)
 {
-    c->m->picks[c->n++] = (struct picked){r, image};
+    c->l->picks[c->n++] = (struct picked){.r = r, .image = image};
     c->rows += r->rows;
     r->cursor = image + 1;
+}
+
+static void choose_model(struct choice *c, struct model_lane *m)
+{
+    c->m = m;
+    c->l = &m->on[c->w->device];
+    c->n = c->rows = 0;
 }
 
 /* Leaders, until the step is full. Returns the request that leads, NULL: none. */
 static const struct generation_state *take_leaders(struct choice *c)
 {
-    int32_t n = heap_build(c->s);
+    int32_t n = heap_build(c->s, c->now_ns);
     const struct generation_state *first = NULL;
     while (n > 0) {
         struct generation_state *r = heap_pop(c->s->order, &n);
@@ -139,15 +163,15 @@ static const struct generation_state *take_leaders(struct choice *c)
         int32_t image = next_image(c, r, true);
         if (image >= 0 && !first) {
             first = r;
-            c->m = r->g->model;
+            choose_model(c, r->g->model);
         }
-        while (image >= 0 && c->rows + r->rows <= c->m->stepper.max_rows) {
+        while (image >= 0 && c->rows + r->rows <= c->l->stepper.max_rows) {
             take(c, r, image);
             r->leading_rows += r->rows;
             image = next_image(c, r, true);
         }
         c->left_out = c->left_out || image >= 0;
-        if (first && c->rows == c->m->stepper.max_rows) {
+        if (first && c->rows == c->l->stepper.max_rows) {
             c->left_out = c->left_out || n > 0;
             break;
         }
@@ -159,18 +183,18 @@ static const struct generation_state *take_leaders(struct choice *c)
  * there are not enough of them. */
 static bool displace(struct choice *c, const struct generation_state *r, int32_t n_leaders)
 {
-    int32_t excess = c->rows + r->rows - c->m->stepper.max_rows, found = 0;
+    int32_t excess = c->rows + r->rows - c->l->stepper.max_rows, found = 0;
     for (int32_t k = 0; k < n_leaders; k++)
-        if (c->m->picks[k].r->id > r->id)
-            found += c->m->picks[k].r->rows;
+        if (c->l->picks[k].r->id > r->id)
+            found += c->l->picks[k].r->rows;
     if (found < excess)
         return false;
     for (int32_t k = n_leaders - 1; k >= 0 && excess > 0; k--) {
-        struct picked victim = c->m->picks[k];
+        struct picked victim = c->l->picks[k];
         if (victim.r->id <= r->id)
             continue;
         for (int32_t j = k; j + 1 < c->n; j++)
-            c->m->picks[j] = c->m->picks[j + 1];
+            c->l->picks[j] = c->l->picks[j + 1];
         c->n--;
         c->rows -= victim.r->rows;
         excess -= victim.r->rows;
@@ -181,26 +205,26 @@ static bool displace(struct choice *c, const struct generation_state *r, int32_t
 /* A whole step for the oldest request's model. */
 static void take_step_of(struct choice *c, struct generation_state *oldest)
 {
-    c->m = oldest->g->model;
-    c->n = c->rows = 0;
+    choose_model(c, oldest->g->model);
     c->left_out = true;
     for (struct generation_state *r = oldest; r; r = r->next) {
         if (r->g->model != c->m)
             continue;
         r->cursor = r->first_open;
-        for (int32_t i; c->rows + r->rows <= c->m->stepper.max_rows && (i = next_image(c, r, r == oldest)) >= 0;)
+        for (int32_t i; c->rows + r->rows <= c->l->stepper.max_rows && (i = next_image(c, r, r == oldest)) >= 0;)
             take(c, r, i);
     }
-    c->s->due -= step_cost_seconds(&c->m->cost, c->rows);
+    c->w->due -= step_cost_seconds(&c->l->cost, c->rows);
 }
 
 /* True: a step of r's model is what the reserve is spent on, now or when there is more of it. */
 static bool take_other_model(struct choice *c, struct generation_state *r)
 {
-    double seconds = step_cost_seconds(&r->g->model->cost, r->g->model->stepper.max_rows);
+    const struct lanes *l = &r->g->model->on[c->w->device];
+    double seconds = step_cost_seconds(&l->cost, l->stepper.max_rows);
     if (r->g->model == c->m || next_image(c, r, r == c->s->oldest) < 0)
         return false;
-    if (c->s->due >= seconds)
+    if (c->w->due >= seconds)
         take_step_of(c, r);
     return true;
 }
@@ -208,16 +232,16 @@ static bool take_other_model(struct choice *c, struct generation_state *r)
 /* The leaders left rows free: rows beside them, out of what is due, or for thrift. */
 static void fill(struct choice *c)
 {
-    const struct step_cost *cost = &c->m->cost;
-    struct scheduler *s = c->s;
-    for (struct generation_state *r = s->oldest; r && !take_other_model(c, r); r = r->next) {
-        bool first = r == s->oldest;
+    const struct step_cost *cost = &c->l->cost;
+    struct worker *w = c->w;
+    for (struct generation_state *r = c->s->oldest; r && !take_other_model(c, r); r = r->next) {
+        bool first = r == c->s->oldest;
         for (int32_t i; r->g->model == c->m && (i = next_image(c, r, first)) >= 0; take(c, r, i)) {
             double seconds = step_cost_seconds(cost, c->rows + r->rows) - step_cost_seconds(cost, c->rows);
-            if (c->rows + r->rows > c->m->stepper.max_rows || seconds > fmax(s->due, s->thrift))
+            if (c->rows + r->rows > c->l->stepper.max_rows || seconds > fmax(w->due, w->thrift))
                 return;
-            s->thrift -= fmin(s->thrift, fmax(0, seconds));
-            s->due = fmax(s->due - fmax(0, seconds), -PICK_GRACE_S);
+            w->thrift -= fmin(w->thrift, fmax(0, seconds));
+            w->due = fmax(w->due - fmax(0, seconds), -PICK_GRACE_S);
         }
     }
 }
@@ -226,14 +250,14 @@ static void fill(struct choice *c)
 static void take_over(struct choice *c)
 {
     int32_t n_leaders = c->n;
-    double row_seconds = step_cost_seconds(&c->m->cost, c->m->stepper.max_rows) / c->m->stepper.max_rows;
+    double row_seconds = step_cost_seconds(&c->l->cost, c->l->stepper.max_rows) / c->l->stepper.max_rows;
     for (struct generation_state *r = c->s->oldest; r && !take_other_model(c, r); r = r->next) {
         for (int32_t i; (i = next_image(c, r, r == c->s->oldest)) >= 0; take(c, r, i)) {
             int32_t before = c->n;
-            if (c->s->due < r->rows * row_seconds || !displace(c, r, n_leaders))
+            if (c->w->due < r->rows * row_seconds || !displace(c, r, n_leaders))
                 return;
             n_leaders -= before - c->n;
-            c->s->due -= r->rows * row_seconds;
+            c->w->due -= r->rows * row_seconds;
         }
     }
 }
@@ -242,20 +266,21 @@ static void take_over(struct choice *c)
 static void set_off(struct choice *c)
 {
     const struct generation_state *oldest = c->s->oldest;
-    double step_seconds = step_cost_seconds(&c->m->cost, c->rows);
-    c->s->due = fmax(c->s->due - step_seconds * oldest->leading_rows / c->rows, -PICK_GRACE_S);
+    double step_seconds = step_cost_seconds(&c->l->cost, c->rows);
+    c->w->due = fmax(c->w->due - step_seconds * oldest->leading_rows / c->rows, -PICK_GRACE_S);
 }
 
-int32_t pick_lanes(struct scheduler *s, int64_t now_ns, struct model_lane **ret_model)
+int32_t pick_lanes(struct worker *w, int64_t now_ns, struct model_lane **ret_model)
 {
-    struct choice c = {.s = s};
+    struct scheduler *s = w->s;
+    struct choice c = {.s = s, .w = w, .now_ns = now_ns};
     accounts_mark_over(s->accounts, now_ns);
     if (!take_leaders(&c))
         return 0;
-    s->left_out = c.left_out;
+    w->left_out = c.left_out;
     if (c.left_out)
         set_off(&c);
-    if (c.left_out && c.rows < c.m->stepper.max_rows)
+    if (c.left_out && c.rows < c.l->stepper.max_rows)
         fill(&c);
     else if (c.left_out)
         take_over(&c);
@@ -265,28 +290,30 @@ int32_t pick_lanes(struct scheduler *s, int64_t now_ns, struct model_lane **ret_
 
 double pick_sharing(const struct model_lane *m)
 {
-    int32_t max_rows = m->stepper.max_rows;
-    double alone = step_cost_seconds(&m->cost, 1), full = step_cost_seconds(&m->cost, max_rows);
+    const struct lanes *l = &m->on[0];
+    int32_t max_rows = l->stepper.max_rows;
+    double alone = step_cost_seconds(&l->cost, 1), full = step_cost_seconds(&l->cost, max_rows);
     if (max_rows < 2 || !(alone > 0))
         return 0;
     return fmin(1, fmax(0, 1 - (full - alone) / (max_rows - 1) / alone));
 }
 
-void pick_charge(struct scheduler *s, struct model_lane *m, int32_t n, double seconds, int64_t now_ns)
+void pick_charge(struct worker *w, struct model_lane *m, int32_t n, double seconds, int64_t now_ns)
 {
+    struct lanes *l = &m->on[w->device];
     int32_t rows = 0;
     double most = 0;
     for (int32_t i = 0; i < n; i++)
-        rows += m->picks[i].r->rows;
-    step_cost_learn(&m->cost, rows, seconds);
+        rows += l->picks[i].r->rows;
+    step_cost_learn(&l->cost, rows, seconds);
     for (int32_t i = 0; i < n; i++) {
-        struct account *a = m->picks[i].r->account;
+        struct account *a = l->picks[i].r->account;
         account_seconds(a, now_ns);
-        a->seconds += seconds * m->picks[i].r->rows / rows;
+        a->seconds += seconds * l->picks[i].r->rows / rows;
     }
-    for (struct model_lane *each = s->models; each; each = each->next)
-        most = fmax(most, step_cost_seconds(&each->cost, each->stepper.max_rows));
-    if (s->left_out)
-        s->due = fmin(s->due + PICK_RESERVE * seconds, most);
-    s->thrift = fmin(s->thrift + PICK_RESERVE * pick_sharing(m) * seconds, most);
+    for (struct model_lane *each = w->s->models; each; each = each->next)
+        most = fmax(most, step_cost_seconds(&each->on[w->device].cost, each->on[w->device].stepper.max_rows));
+    if (w->left_out)
+        w->due = fmin(w->due + PICK_RESERVE * seconds, most);
+    w->thrift = fmin(w->thrift + PICK_RESERVE * pick_sharing(m) * seconds, most);
 }

@@ -84,9 +84,11 @@ void request_link(struct scheduler *s, struct generation_state *r)
 void request_slot_release(struct generation_state *r, int32_t image)
 {
     struct model_lane *m = r->g->model;
-    if (r->images[image].slot >= 0) {
-        m->free_slots[m->n_free++] = r->images[image].slot;
-        r->images[image].slot = -1;
+    struct image *i = &r->images[image];
+    if (i->slot >= 0) {
+        struct lanes *l = &m->on[i->device];
+        l->free_slots[l->n_free++] = i->slot;
+        i->slot = -1;
         m->s->stats.active_lanes--;
         m->s->stats.leaves++;
     }

@@ -3,7 +3,7 @@
  * How many rows a step carries is measured, not guessed: 1, 2, 4, ... rows, each step timed on the device that will run
  * them, and the smallest size kept whose time per row is within 5 % of the best: a larger one would make every step,
  * and so every request's wait, longer for nothing. The device is asked in short calls, so that other models' lanes
- * advance between them.
+ * advance between them. Of several devices, which are of one kind, the first is measured and all are tried.
  */
 #include "sampling/resident.h"
 
@@ -20,12 +20,14 @@ enum { CANARY_STEPS = 2, MIN_ROUNDS = 4 };
 #define MEASURE_MOST_S 4.0   // and fewer where they take longer
 
 struct resident_private {
-    struct scheduler_post post; // first: to free it on the worker
+    struct scheduler_post post; // first: to free it on the workers, one after the other
+    int32_t to_free;            // whose turn it is
     struct resident_model *model;
     atomic_int references;
     struct scheduler *scheduler;
-    struct network *network;
-    struct lane_pool *pool;
+    int32_t n_devices;
+    struct network *network[SCHEDULER_MAX_DEVICES];
+    struct lane_pool *pool[SCHEDULER_MAX_DEVICES];
 };
 
 static int stepper_start(void *self, int32_t slot, uint64_t seed, uint64_t image)
@@ -45,23 +47,23 @@ static int stepper_read(void *self, int32_t slot, bool x0, float *ret_image)
 
 /* ---- the end ---- */
 
-static void resident_free(struct resident_model *r)
-{
-    struct resident_private *p = r->priv;
-    if (p) {
-        if (r->lane)
-            scheduler_detach(p->scheduler, r->lane);
-        lane_pool_free(p->pool);
-        network_free(p->network);
-        free(p);
-    }
-    data_config_done(&r->data);
-    free(r);
-}
-
+/* What is on one device, on its worker; the last one frees the rest. */
 static void free_on_worker(struct scheduler_post *post)
 {
-    resident_free(((struct resident_private *)post)->model);
+    struct resident_private *p = (struct resident_private *)post;
+    struct resident_model *r = p->model;
+    int32_t device = p->to_free++;
+    if (device == 0)
+        scheduler_detach(p->scheduler, r->lane);
+    lane_pool_free(p->pool[device]);
+    network_free(p->network[device]);
+    if (p->to_free < p->n_devices) {
+        scheduler_post(p->scheduler, p->to_free, post);
+        return;
+    }
+    data_config_done(&r->data);
+    free(p);
+    free(r);
 }
 
 void model_retain(struct resident_model *r)
@@ -72,7 +74,7 @@ void model_retain(struct resident_model *r)
 void model_release(struct resident_model *r)
 {
     if (r && atomic_fetch_sub_explicit(&r->priv->references, 1, memory_order_acq_rel) == 1)
-        scheduler_post(r->priv->scheduler, &r->priv->post);
+        scheduler_post(r->priv->scheduler, 0, &r->priv->post);
 }
 
 int resident_references(const struct resident_model *r)
@@ -107,7 +109,7 @@ struct trial {
     const struct step_table *table;
     struct lane_step *lanes;
     uint8_t *finite;
-    int32_t rows;
+    int32_t rows, device;
     double seconds; // of one step; 0 before the first of a size
 };
 
@@ -120,14 +122,14 @@ static int trial_step(struct trial *t, int32_t step)
                                          .row = &t->table->rows[step],
                                          .image = (uint64_t)i,
                                          .draw = (uint32_t)step + 1};
-    return lane_pool_step(t->model->priv->pool, t->lanes, t->rows, t->finite);
+    return lane_pool_step(t->model->priv->pool[t->device], t->lanes, t->rows, t->finite);
 }
 
 static int trial_start(struct trial *t)
 {
     int rc = 0;
     for (int32_t i = 0; i < t->rows && rc == 0; i++)
-        rc = lane_pool_start(t->model->priv->pool, i, 0, (uint64_t)i);
+        rc = lane_pool_start(t->model->priv->pool[t->device], i, 0, (uint64_t)i);
     return rc;
 }
 
@@ -164,7 +166,7 @@ static int measure_sizes(struct resident_model *r, struct trial *t, int32_t limi
     for (int32_t rows = 1; r->n_measured < MODEL_MEASURED_SIZES; rows = 2 * rows < limit ? 2 * rows : limit) {
         t->rows = rows;
         t->seconds = 0;
-        int rc = scheduler_call(r->priv->scheduler, time_step, t);
+        int rc = scheduler_call(r->priv->scheduler, 0, time_step, t);
         if (rc)
             return rc;
         r->measured_rows[r->n_measured] = rows;
@@ -183,7 +185,7 @@ static int measure_again(struct resident_model *r, struct trial *t, double enoug
         for (int32_t i = 0; i < r->n_measured; i++) {
             t->rows = r->measured_rows[i];
             t->seconds = r->measured_seconds[i];
-            int rc = scheduler_call(r->priv->scheduler, time_step, t);
+            int rc = scheduler_call(r->priv->scheduler, 0, time_step, t);
             if (rc)
                 return rc;
             if (t->seconds < r->measured_seconds[i])
@@ -205,7 +207,9 @@ static int measure(struct resident_model *r, int32_t limit, struct error *err)
     t.table = table;
     t.lanes = calloc((size_t)limit, sizeof(*t.lanes));
     t.finite = calloc((size_t)limit, sizeof(*t.finite));
-    rc = t.lanes && t.finite ? scheduler_call(r->priv->scheduler, canary, &t) : -ENOMEM;
+    rc = t.lanes && t.finite ? 0 : -ENOMEM;
+    for (t.device = r->priv->n_devices; rc == 0 && t.device > 0;) // the first, which is measured, comes last
+        rc = scheduler_call(r->priv->scheduler, --t.device, canary, &t);
     if (rc == -ERANGE)
         error_set(err, rc, NULL, "the model's first steps give values that are not finite");
     else if (rc == 0)
@@ -224,7 +228,7 @@ struct upload {
     const struct resident_options *o;
     const struct checkpoint *c;
     struct resident_model *model;
-    int32_t limit;
+    int32_t limit, device;
     struct error *err;
 };
 
@@ -244,18 +248,20 @@ static int upload(void *context)
     r->capacity = u->o->capacity ? u->o->capacity : default_capacity(lane_bytes, u->limit);
     if (r->capacity < u->limit)
         r->capacity = u->limit;
-    int rc = network_create(u->o->device, u->c, r->precision, u->limit, &p->network, u->err);
+    struct network **network = &p->network[u->device];
+    struct lane_pool **pool = &p->pool[u->device];
+    int rc = network_create(u->o->devices[u->device], u->c, r->precision, u->limit, network, u->err);
     if (rc == 0)
-        rc = lane_pool_create(p->network, r->capacity, &p->pool, u->err);
+        rc = lane_pool_create(*network, r->capacity, pool, u->err);
     if (rc == 0)
-        r->bytes = network_bytes(p->network) + lane_pool_bytes(p->pool);
+        r->bytes += network_bytes(*network) + lane_pool_bytes(*pool);
     return rc;
 }
 
 /* How far measuring goes: beyond a few images per core a CPU gains nothing, a GPU does for longer. */
 static int32_t rows_limit(const struct resident_options *o)
 {
-    const struct device_base *base = (const struct device_base *)o->device;
+    const struct device_base *base = (const struct device_base *)o->devices[0];
     if (o->max_rows)
         return o->max_rows;
     if (base->whole_images > 0)
@@ -266,8 +272,8 @@ static int32_t rows_limit(const struct resident_options *o)
 
 static int attach(struct resident_model *r)
 {
-    struct stepper stepper = {
-        .self = r->priv->pool,
+    struct stepper steppers[SCHEDULER_MAX_DEVICES];
+    const struct stepper of_all = {
         .capacity = r->capacity,
         .max_rows = r->max_rows,
         .image_elements = (size_t)r->data.height * (size_t)r->data.width * (size_t)r->data.channels,
@@ -278,7 +284,11 @@ static int attach(struct resident_model *r)
         .step = stepper_step,
         .read = stepper_read,
     };
-    return scheduler_attach(r->priv->scheduler, &stepper, &r->lane);
+    for (int32_t d = 0; d < r->priv->n_devices; d++) {
+        steppers[d] = of_all;
+        steppers[d].self = r->priv->pool[d];
+    }
+    return scheduler_attach(r->priv->scheduler, steppers, &r->lane);
 }
 
 /* The configuration's parts that outlive the checkpoint. 0, -ENOMEM. */
@@ -307,11 +317,12 @@ static struct resident_model *resident_create(const struct resident_options *o, 
         free(p);
         return NULL;
     }
-    *p = (struct resident_private){.post = {free_on_worker, NULL}, .model = r, .scheduler = o->scheduler};
+    *p = (struct resident_private){
+        .post = {free_on_worker, NULL}, .model = r, .scheduler = o->scheduler, .n_devices = o->n_devices};
     atomic_init(&p->references, 1);
     snprintf(r->name, sizeof(r->name), "%s", name);
     r->priv = p;
-    r->precision = o->precision >= 0 ? (enum dtype)o->precision : ((const struct device_base *)o->device)->native;
+    r->precision = o->precision >= 0 ? (enum dtype)o->precision : ((const struct device_base *)o->devices[0])->native;
     return r;
 }
 
@@ -322,7 +333,9 @@ int resident_load(const struct resident_options *o, const char *name, const stru
     if (!r)
         return error_set(err, -ENOMEM, NULL, "no memory for the model");
     struct upload u = {.o = o, .c = c, .model = r, .limit = rows_limit(o), .err = err};
-    int rc = scheduler_call(o->scheduler, upload, &u);
+    int rc = 0;
+    for (; u.device < o->n_devices && rc == 0; u.device++)
+        rc = scheduler_call(o->scheduler, u.device, upload, &u);
     if (rc == 0)
         rc = measure(r, u.limit, err);
     if (rc == 0) {

@@ -6,7 +6,8 @@
 #include "sampling/models.h"
 
 struct resident_options {
-    struct device *device;
+    struct device *const *devices;
+    int32_t n_devices;
     struct scheduler *scheduler;
     int precision;    // enum dtype, -1: the device's
     int32_t max_rows; // 0: by measurement

@@ -17,6 +17,11 @@ int64_t scheduler_now_ns(const struct scheduler *s)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+int32_t scheduler_n_devices(const struct scheduler *s)
+{
+    return s->n_devices;
+}
+
 static int init_locks(struct scheduler *s)
 {
     pthread_condattr_t monotonic;
@@ -34,6 +39,25 @@ static int init_locks(struct scheduler *s)
     return rc;
 }
 
+static int start_workers(struct scheduler *s)
+{
+    int rc = 0;
+    for (int32_t d = 0; d < s->n_devices && rc == 0; d++) {
+        struct worker *w = &s->workers[d];
+        pthread_t thread;
+        w->exists = true;
+        rc = pthread_create(&thread, NULL, scheduler_worker, w);
+        pthread_mutex_lock(&s->lock);
+        w->exists = rc == 0;
+        if (rc == 0) {
+            w->thread = thread;
+            w->known = true;
+        }
+        pthread_mutex_unlock(&s->lock);
+    }
+    return -rc;
+}
+
 int scheduler_create(const struct scheduler_options *o, struct scheduler **ret_scheduler, struct error *err)
 {
     struct scheduler *s = calloc(1, sizeof(*s));
@@ -42,43 +66,48 @@ int scheduler_create(const struct scheduler_options *o, struct scheduler **ret_s
         return error_set(err, -ENOMEM, NULL, "no memory for the scheduler");
     }
     s->o = *o;
-    s->posts_end = &s->posts;
+    s->n_devices = o->n_devices > 0 ? o->n_devices : 1;
+    for (int32_t d = 0; d < s->n_devices; d++)
+        s->workers[d] = (struct worker){.s = s, .device = d, .posts_end = &s->workers[d].posts};
     stats_init(&s->stats);
-    if (!o->no_worker) {
-        pthread_t thread;
-        s->worker_exists = true;
-        int rc = pthread_create(&thread, NULL, scheduler_worker, s);
-        if (rc) {
-            s->worker_exists = false;
-            scheduler_free(s);
-            return error_set(err, -rc, NULL, "cannot start the device's worker thread");
-        }
-        pthread_mutex_lock(&s->lock);
-        s->worker = thread;
-        s->worker_known = true;
-        pthread_mutex_unlock(&s->lock);
+    int rc = o->no_worker ? 0 : start_workers(s);
+    if (rc) {
+        scheduler_free(s);
+        return error_set(err, rc, NULL, "cannot start the device's worker thread");
     }
     *ret_scheduler = s;
     return 0;
 }
 
-void scheduler_stop(struct scheduler *s)
+static void stop_worker(struct worker *w)
 {
+    struct scheduler *s = w->s;
     pthread_mutex_lock(&s->lock);
-    bool join = s->worker_exists && !s->stopping;
-    s->stopping = s->closed = s->stats.draining = true;
-    pthread_cond_signal(&s->wake);
+    bool exists = w->exists;
     pthread_mutex_unlock(&s->lock);
-    if (join) {
-        pthread_join(s->worker, NULL);
+    if (exists) {
+        pthread_join(w->thread, NULL);
         pthread_mutex_lock(&s->lock);
-        s->worker_exists = false;
+        w->exists = false;
         pthread_mutex_unlock(&s->lock);
     }
     pthread_mutex_lock(&s->inline_lock);
-    while (worker_run_post(s)) // that came after the worker looked for the last time
+    while (worker_run_post(w)) // that came after the worker looked for the last time
         continue;
     pthread_mutex_unlock(&s->inline_lock);
+}
+
+void scheduler_stop(struct scheduler *s)
+{
+    pthread_mutex_lock(&s->lock);
+    bool first = !s->stopping;
+    s->stopping = s->closed = s->stats.draining = true;
+    pthread_cond_broadcast(&s->wake);
+    pthread_mutex_unlock(&s->lock);
+    for (int32_t d = 0; d < s->n_devices && first; d++)
+        stop_worker(&s->workers[d]);
+    for (int32_t d = 0; d < s->n_devices; d++) // posts of posts
+        stop_worker(&s->workers[d]);
     pthread_mutex_lock(&s->lock);
     while (s->oldest)
         request_end(s, s->oldest, s->oldest->cancelled_ns ? -ECANCELED : -ESHUTDOWN);
@@ -100,63 +129,92 @@ void scheduler_free(struct scheduler *s)
     free(s);
 }
 
+/* ---- models ---- */
+
+static void lanes_done(struct lanes *l)
+{
+    step_cost_done(&l->cost);
+    free(l->free_slots);
+    free(l->picks);
+    free(l->steps);
+    free(l->finite);
+    free(l->x0);
+}
+
 static void model_lane_free(struct model_lane *m)
 {
-    if (m) {
-        step_cost_done(&m->cost);
-        free(m->free_slots);
-        free(m->picks);
-        free(m->steps);
-        free(m->finite);
-        free(m->x0);
-        free(m);
-    }
+    for (int32_t d = 0; m && d < m->s->n_devices; d++)
+        lanes_done(&m->on[d]);
+    free(m);
 }
 
-static struct model_lane *model_lane_create(struct scheduler *s, const struct stepper *stepper)
+static int lanes_init(struct lanes *l, const struct stepper *stepper)
 {
-    struct model_lane *m = calloc(1, sizeof(*m));
-    if (!m)
-        return NULL;
     size_t rows = (size_t)stepper->max_rows;
-    m->s = s;
-    m->stepper = *stepper;
-    m->free_slots = calloc((size_t)stepper->capacity, sizeof(*m->free_slots));
-    m->picks = calloc(rows, sizeof(*m->picks));
-    m->steps = calloc(rows, sizeof(*m->steps));
-    m->finite = calloc(rows, sizeof(*m->finite));
-    m->x0 = calloc(stepper->image_elements, sizeof(*m->x0));
-    if (!m->free_slots || !m->picks || !m->steps || !m->finite || !m->x0 || step_cost_init(&m->cost, stepper)) {
-        model_lane_free(m);
-        return NULL;
-    }
+    l->stepper = *stepper;
+    l->free_slots = calloc((size_t)stepper->capacity, sizeof(*l->free_slots));
+    l->picks = calloc(rows, sizeof(*l->picks));
+    l->steps = calloc(rows, sizeof(*l->steps));
+    l->finite = calloc(rows, sizeof(*l->finite));
+    l->x0 = calloc(stepper->image_elements, sizeof(*l->x0));
+    if (!l->free_slots || !l->picks || !l->steps || !l->finite || !l->x0)
+        return -ENOMEM;
     for (int32_t i = 0; i < stepper->capacity; i++)
-        m->free_slots[m->n_free++] = stepper->capacity - 1 - i;
-    return m;
+        l->free_slots[l->n_free++] = stepper->capacity - 1 - i;
+    return step_cost_init(&l->cost, stepper);
 }
 
-int scheduler_attach(struct scheduler *s, const struct stepper *stepper, struct model_lane **ret_lane)
+int scheduler_attach(struct scheduler *s, const struct stepper *steppers, struct model_lane **ret_lane)
 {
-    if (stepper->max_rows < 1 || stepper->capacity < stepper->max_rows || stepper->image_elements == 0)
-        return -EINVAL;
-    struct model_lane *m = model_lane_create(s, stepper);
-    if (!m)
-        return -ENOMEM;
+    for (int32_t d = 0; d < s->n_devices; d++)
+        if (steppers[d].max_rows < 1 || steppers[d].capacity < steppers[d].max_rows || steppers[d].image_elements == 0)
+            return -EINVAL;
+    struct model_lane *m = calloc(1, sizeof(*m));
+    int rc = m ? 0 : -ENOMEM;
+    if (m)
+        m->s = s;
+    for (int32_t d = 0; d < s->n_devices && rc == 0; d++)
+        rc = lanes_init(&m->on[d], &steppers[d]);
+    if (rc) {
+        model_lane_free(m);
+        return rc;
+    }
     pthread_mutex_lock(&s->lock);
     m->next = s->models;
     s->models = m;
     s->stats.models++;
-    s->stats.shown_ns = scheduler_now_ns(s);
+    for (int32_t d = 0; d < s->n_devices; d++)
+        s->workers[d].shown_ns = scheduler_now_ns(s);
     pthread_mutex_unlock(&s->lock);
     *ret_lane = m;
     return 0;
 }
 
-static int detach_call(void *context)
+/* Whether anything of the model's is left, with the scheduler or in a worker's hands. Lock held. */
+static bool in_use(const struct model_lane *m)
 {
-    struct model_lane *m = context;
-    struct scheduler *s = m->s;
+    bool busy = m->n_requests > 0;
+    for (int32_t d = 0; d < m->s->n_devices; d++)
+        busy = busy || m->on[d].busy;
+    return busy;
+}
+
+void scheduler_detach(struct scheduler *s, struct model_lane *m)
+{
+    if (!m)
+        return;
     pthread_mutex_lock(&s->lock);
+    m->closing = true;
+    while (in_use(m)) {
+        if (s->workers[0].exists) {
+            pthread_cond_wait(&s->idle, &s->lock);
+        } else { // no workers: the caller turns
+            pthread_mutex_unlock(&s->lock);
+            for (int32_t d = 0; d < s->n_devices; d++)
+                scheduler_turn(s, d);
+            pthread_mutex_lock(&s->lock);
+        }
+    }
     struct model_lane **link = &s->models;
     while (*link != m)
         link = &(*link)->next;
@@ -164,21 +222,6 @@ static int detach_call(void *context)
     s->stats.models--;
     pthread_mutex_unlock(&s->lock);
     model_lane_free(m);
-    return 0;
-}
-
-void scheduler_detach(struct scheduler *s, struct model_lane *lane)
-{
-    if (!lane)
-        return;
-    pthread_mutex_lock(&s->lock);
-    lane->closing = true;
-    while (lane->n_requests > 0 && s->worker_exists)
-        pthread_cond_wait(&s->idle, &s->lock);
-    pthread_mutex_unlock(&s->lock);
-    while (lane->n_requests > 0) // no worker: the caller turns
-        scheduler_turn(s);
-    worker_call(s, detach_call, lane, true);
 }
 
 static struct generation_state *find(struct scheduler *s, uint64_t id)
@@ -193,8 +236,10 @@ int scheduler_cancel(struct scheduler *s, uint64_t id)
 {
     pthread_mutex_lock(&s->lock);
     struct generation_state *r = find(s, id);
-    if (r && !r->cancelled_ns)
+    if (r && !r->cancelled_ns) {
         r->cancelled_ns = scheduler_now_ns(s);
+        scheduler_changed(s);
+    }
     pthread_mutex_unlock(&s->lock);
     return r ? 0 : -ENOENT;
 }
@@ -259,11 +304,12 @@ int scheduler_drain(struct scheduler *s, int64_t deadline_ns)
     while (rc == 0 && (s->oldest || s->n_ended > 0)) {
         if (deadline_ns && scheduler_now_ns(s) >= deadline_ns) {
             rc = -ETIMEDOUT;
-        } else if (s->worker_exists) {
+        } else if (s->workers[0].exists) {
             wait_idle(s);
         } else {
             pthread_mutex_unlock(&s->lock);
-            scheduler_turn(s);
+            for (int32_t d = 0; d < s->n_devices; d++)
+                scheduler_turn(s, d);
             pthread_mutex_lock(&s->lock);
         }
     }

@@ -4,11 +4,15 @@
  * guidance), one step over them, retire the finished, repeat. A request's images join at a step and leave after their
  * own last one. Which lanes advance is a policy: see pick.c for it and for the bounds that it keeps.
  *
+ * Several devices share one queue: every model has lanes on each, an image takes a lane of whichever device first has
+ * room for it and stays there, so a request's images may be on several. Devices are of one kind, numbered from 0.
+ *
  * Bytes: an image depends on model, recipe, seed and index alone, never on its batch mates or on the order of steps.
  * Bounds: images, bytes and row-steps, reserved in one atomic step. A row-step is one batch row in one step: an image
  * costs its steps, twice that with guidance != 1.
- * Threads: everything may be called from any thread, unless said; callbacks come from the worker, must not block it,
- * and may call anything here but scheduler_call, scheduler_drain, scheduler_stop and scheduler_free.
+ * Threads: everything may be called from any thread, unless said; callbacks come from a worker (progress and previews
+ * of a request that is on several devices from several, at the same time), must not block it, and may call anything
+ * here but scheduler_call, scheduler_drain, scheduler_stop and scheduler_free.
  */
 #ifndef DDIMD_SAMPLING_SCHEDULER_H
 #define DDIMD_SAMPLING_SCHEDULER_H
@@ -36,6 +40,8 @@ struct stepper {
     int (*step)(void *self, const struct lane_step *lanes, int32_t n, uint8_t *ret_finite);
     int (*read)(void *self, int32_t slot, bool x0, float *ret_image);
 };
+
+enum { SCHEDULER_MAX_DEVICES = 8 };
 
 enum priority { PRIORITY_LOW, PRIORITY_NORMAL, PRIORITY_HIGH, PRIORITY_COUNT };
 extern const char *const priority_names[PRIORITY_COUNT + 1]; // NULL-terminated
@@ -91,6 +97,7 @@ struct scheduler_options {
      * result frames) with the request. */
     int64_t max_images, max_row_steps, max_bytes;
     int64_t max_client_row_steps;
+    int32_t n_devices; // 0: 1; at most SCHEDULER_MAX_DEVICES
     /* Test clock; NULL: CLOCK_MONOTONIC. From any thread. */
     int64_t (*now_ns)(void *context);
     /* From the worker after every turn and at least once a second while idle (the watchdog's ping), NULL: none. */
@@ -113,10 +120,11 @@ void scheduler_stop(struct scheduler *s);
 /* Stops; every model must be detached. NULL is fine. */
 void scheduler_free(struct scheduler *s);
 int64_t scheduler_now_ns(const struct scheduler *s);
+int32_t scheduler_n_devices(const struct scheduler *s);
 
-/* Attaches one model's lanes, which have just been tried; the stepper is copied (its self and measurements must live
- * until detach). 0, -ENOMEM, -EINVAL (sizes). */
-int scheduler_attach(struct scheduler *s, const struct stepper *stepper, struct model_lane **ret_lane);
+/* Attaches one model's lanes, which have just been tried. steppers: [n_devices], copied (self and measurements must
+ * live until detach). 0, -ENOMEM, -EINVAL (sizes). */
+int scheduler_attach(struct scheduler *s, const struct stepper *steppers, struct model_lane **ret_lane);
 /* No new requests (they get -ESHUTDOWN); returns when its lanes are empty. On the worker itself nothing may be left of
  * its requests but ones in done(). NULL is fine. */
 void scheduler_detach(struct scheduler *s, struct model_lane *lane);
@@ -124,14 +132,14 @@ void scheduler_detach(struct scheduler *s, struct model_lane *lane);
 /* Runs call(context) on the device's worker between two steps and returns its value: loading, measuring, canaries. On
  * the worker itself: at once. -EIO when the device is lost, -ESHUTDOWN when stopped (call is not run then): a load
  * under way ends at its next call. */
-int scheduler_call(struct scheduler *s, int (*call)(void *context), void *context);
+int scheduler_call(struct scheduler *s, int32_t device, int (*call)(void *context), void *context);
 /* As scheduler_call() without waiting, also when the device is lost: to free what the device holds. From any thread,
  * callbacks included. The entry is the caller's, lives until call() begins; it may free it. */
 struct scheduler_post {
     void (*call)(struct scheduler_post *post);
     struct scheduler_post *next;
 };
-void scheduler_post(struct scheduler *s, struct scheduler_post *post);
+void scheduler_post(struct scheduler *s, int32_t device, struct scheduler_post *post);
 
 struct scheduler_ticket {
     uint64_t id;            // never 0, never reused
@@ -184,7 +192,7 @@ struct scheduler_stats {
     int64_t requests, images, row_steps, bytes; // held now, of all models
     int64_t active_lanes;                       // images that hold a slot, running or paused
     int64_t last_step_lanes, last_step_ns;      // of the last good step; clock at its end, 0: none yet
-    int64_t shown_ns; // when the device last showed that it works: a good step, a probe, a model's trial before attach
+    int64_t shown_ns; // when every device last showed that it works: a good step, a probe, a model's trial
     int64_t models;   // attached
     int64_t steps, lane_steps, joins, leaves; // since start, as are the following; joins = leaves when idle
     int64_t submitted, completed, cancelled, timed_out, failed; // requests; failed: every other status
@@ -199,7 +207,7 @@ struct scheduler_stats {
 };
 void scheduler_stats(struct scheduler *s, struct scheduler_stats *ret_stats);
 
-/* One turn of the worker's loop, for tests without a worker: returns the lanes stepped, 0 when idle. */
-int scheduler_turn(struct scheduler *s);
+/* One turn of a worker's loop, for tests without workers: returns the lanes stepped, 0 when idle. */
+int scheduler_turn(struct scheduler *s, int32_t device);
 
 #endif

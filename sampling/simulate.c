@@ -84,7 +84,7 @@ static bool sim_init(struct sim *v, struct scheduler *s, struct generation_state
     for (struct account *a = s->accounts; a; a = a->next)
         a->index = a->requests > 0 || (ghost && a == ghost->account) ? n_accounts++ : -1;
     for (struct model_lane *m = s->models; m; m = m->next)
-        max_rows = m->stepper.max_rows > max_rows ? m->stepper.max_rows : max_rows;
+        max_rows = fleet_rows(m) > max_rows ? fleet_rows(m) : max_rows;
     v->images = malloc(MAX_IMAGES * sizeof(*v->images));
     v->clients = calloc((size_t)n_accounts + 1, sizeof(*v->clients));
     v->heap = calloc((size_t)n_accounts + 1, sizeof(struct sim_client *));
@@ -101,7 +101,8 @@ static bool sim_init(struct sim *v, struct scheduler *s, struct generation_state
     }
     v->n_clients = n_accounts;
     v->oldest = s->oldest;
-    v->due = s->due;
+    for (int32_t d = 0; d < s->n_devices; d++)
+        v->due += s->workers[d].due / s->n_devices;
     int64_t row_steps = s->stats.row_steps + (ghost ? ghost->remaining_row_steps : 0);
     v->quantum = (int32_t)(row_steps / max_rows / FRACTIONS) + 1;
     return true;
@@ -173,10 +174,10 @@ static int32_t pick_oldest(struct sim *v)
 {
     struct generation_state *r = v->oldest;
     v->model = r->g->model;
-    int32_t i = r->sim_image, wanted = (int32_t)ceil(PICK_RESERVE * r->g->model->stepper.max_rows);
+    int32_t i = r->sim_image, wanted = (int32_t)ceil(PICK_RESERVE * fleet_rows(v->model));
     for (; i < v->n_images && v->images[i].r == r && v->rows < wanted; i++)
         if (v->images[i].left > 0)
-            pick_image(v, i, v->model->stepper.max_rows);
+            pick_image(v, i, fleet_rows(v->model));
     return i;
 }
 
@@ -194,10 +195,9 @@ static void pick_request(struct sim *v, struct sim_client *c, int32_t max_rows, 
 /* How many rows a step has when others than the leaders come in for thrift only. */
 static int32_t thrifty_rows(const struct sim *v)
 {
-    const struct step_cost *cost = &v->model->cost;
-    double leaders = step_cost_seconds(cost, v->rows), spare = PICK_RESERVE * pick_sharing(v->model) * leaders;
+    double leaders = fleet_seconds(v->model, v->rows), spare = PICK_RESERVE * pick_sharing(v->model) * leaders;
     int32_t rows = v->rows;
-    while (rows < v->model->stepper.max_rows && step_cost_seconds(cost, rows + 1) - leaders <= spare)
+    while (rows < fleet_rows(v->model) && fleet_seconds(v->model, rows + 1) - leaders <= spare)
         rows++;
     return rows;
 }
@@ -216,7 +216,7 @@ static void pick_clients(struct sim *v, int32_t taken_from, int32_t taken_to)
             first = c;
             priority = r->g->priority;
             v->model = v->model ? v->model : r->g->model;
-            max_rows = v->model->stepper.max_rows;
+            max_rows = fleet_rows(v->model);
         } else if (!thrifty && v->rows > 0 && (c->over != first->over || r->g->priority != priority)) {
             thrifty = true;
             max_rows = thrifty_rows(v);
@@ -252,7 +252,7 @@ static void advance(struct sim *v)
 {
     int32_t steps = round_steps(v);
     int64_t row_steps = 0;
-    double row_seconds = step_cost_seconds(&v->model->cost, v->rows) / v->rows;
+    double row_seconds = fleet_seconds(v->model, v->rows) / v->rows;
     for (int32_t k = 0; k < v->n_picked; k++) {
         struct sim_image *image = &v->images[v->picked[k]];
         int32_t client = image->r->account->index, done = image->left < steps ? image->left : steps;

@@ -33,6 +33,10 @@ void scheduler_stats(struct scheduler *s, struct scheduler_stats *ret_stats)
 {
     pthread_mutex_lock(&s->lock);
     *ret_stats = s->stats;
+    ret_stats->shown_ns = s->workers[0].shown_ns;
+    for (int32_t d = 1; d < s->n_devices; d++)
+        if (s->workers[d].shown_ns < ret_stats->shown_ns)
+            ret_stats->shown_ns = s->workers[d].shown_ns;
     ret_stats->row_step_seconds = forecast_row_step_seconds(s);
     pthread_mutex_unlock(&s->lock);
 }

@@ -7,23 +7,30 @@
 #include <errno.h>
 #include <time.h>
 
-/* True on the worker, and where there is none, so that calls run in the caller. */
-static bool on_worker(struct scheduler *s)
+void scheduler_changed(struct scheduler *s)
 {
-    pthread_mutex_lock(&s->lock);
-    bool here = !s->worker_exists || (s->worker_known && pthread_equal(s->worker, pthread_self()));
-    pthread_mutex_unlock(&s->lock);
+    s->changes++;
+    pthread_cond_broadcast(&s->wake);
+}
+
+/* True on the worker, and where there is none, so that calls run in the caller. */
+static bool on_worker(struct worker *w)
+{
+    pthread_mutex_lock(&w->s->lock);
+    bool here = !w->exists || (w->known && pthread_equal(w->thread, pthread_self()));
+    pthread_mutex_unlock(&w->s->lock);
     return here;
 }
 
-bool worker_run_post(struct scheduler *s)
+bool worker_run_post(struct worker *w)
 {
+    struct scheduler *s = w->s;
     pthread_mutex_lock(&s->lock);
-    struct scheduler_post *post = s->posts;
+    struct scheduler_post *post = w->posts;
     if (post) {
-        s->posts = post->next;
-        if (!s->posts)
-            s->posts_end = &s->posts;
+        w->posts = post->next;
+        if (!w->posts)
+            w->posts_end = &w->posts;
     }
     pthread_mutex_unlock(&s->lock);
     if (post)
@@ -31,15 +38,16 @@ bool worker_run_post(struct scheduler *s)
     return post != NULL;
 }
 
-void scheduler_post(struct scheduler *s, struct scheduler_post *post)
+void scheduler_post(struct scheduler *s, int32_t device, struct scheduler_post *post)
 {
+    struct worker *w = &s->workers[device];
     pthread_mutex_lock(&s->lock);
-    bool queue = s->worker_exists;
+    bool queue = w->exists;
     if (queue) {
         post->next = NULL;
-        *s->posts_end = post;
-        s->posts_end = &post->next;
-        pthread_cond_signal(&s->wake);
+        *w->posts_end = post;
+        w->posts_end = &post->next;
+        pthread_cond_broadcast(&s->wake);
     }
     pthread_mutex_unlock(&s->lock);
     if (!queue) {
@@ -56,77 +64,82 @@ struct waited_call {
     int (*call)(void *context);
     void *context;
     int result;
-    bool always, done; // always: also when the device is lost or the scheduler stopped
+    bool done;
 };
 
-static int run_call(struct waited_call *w)
+static int run_call(struct waited_call *c)
 {
-    pthread_mutex_lock(&w->s->lock);
-    bool lost = w->s->stats.device_lost, refused = (lost || w->s->stopping) && !w->always;
-    pthread_mutex_unlock(&w->s->lock);
-    return !refused ? w->call(w->context) : lost ? -EIO : -ESHUTDOWN;
+    pthread_mutex_lock(&c->s->lock);
+    bool lost = c->s->stats.device_lost, refused = lost || c->s->stopping;
+    pthread_mutex_unlock(&c->s->lock);
+    return !refused ? c->call(c->context) : lost ? -EIO : -ESHUTDOWN;
 }
 
 static void run_waited(struct scheduler_post *post)
 {
-    struct waited_call *w = (struct waited_call *)post;
-    struct scheduler *s = w->s;
-    int result = run_call(w);
+    struct waited_call *c = (struct waited_call *)post;
+    struct scheduler *s = c->s;
+    int result = run_call(c);
     pthread_mutex_lock(&s->lock);
-    w->result = result;
-    w->done = true;
+    c->result = result;
+    c->done = true;
     pthread_cond_broadcast(&s->idle);
     pthread_mutex_unlock(&s->lock);
 }
 
-int worker_call(struct scheduler *s, int (*call)(void *context), void *context, bool always)
+int scheduler_call(struct scheduler *s, int32_t device, int (*call)(void *context), void *context)
 {
-    struct waited_call w = {{run_waited, NULL}, s, call, context, 0, always, false};
-    if (on_worker(s)) {
+    struct worker *w = &s->workers[device];
+    struct waited_call c = {{run_waited, NULL}, s, call, context, 0, false};
+    if (on_worker(w)) {
         pthread_mutex_lock(&s->inline_lock);
-        int result = run_call(&w);
+        int result = run_call(&c);
         pthread_mutex_unlock(&s->inline_lock);
         return result;
     }
-    scheduler_post(s, &w.post);
+    scheduler_post(s, w->device, &c.post);
     pthread_mutex_lock(&s->lock);
-    while (!w.done)
+    while (!c.done)
         pthread_cond_wait(&s->idle, &s->lock);
     pthread_mutex_unlock(&s->lock);
-    return w.result;
+    return c.result;
 }
 
-int scheduler_call(struct scheduler *s, int (*call)(void *context), void *context)
+/* Whether the worker has something to look for. Lock held. */
+static bool has_work(const struct worker *w)
 {
-    return worker_call(s, call, context, false);
+    const struct scheduler *s = w->s;
+    return w->posts || (s->oldest && !(w->idle && w->seen == s->changes));
 }
 
 /* Waits until there is something to do, a second at most. False: stop. */
-static bool wait_for_work(struct scheduler *s)
+static bool wait_for_work(struct worker *w)
 {
+    struct scheduler *s = w->s;
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec++;
     pthread_mutex_lock(&s->lock);
-    while (!s->stopping && !s->posts && !s->oldest)
+    while (!s->stopping && !has_work(w))
         if (pthread_cond_timedwait(&s->wake, &s->lock, &until) == ETIMEDOUT)
             break;
-    bool stop = s->stopping && !s->posts;
+    bool stop = s->stopping && !w->posts;
     pthread_mutex_unlock(&s->lock);
     return !stop;
 }
 
 void *scheduler_worker(void *context)
 {
-    struct scheduler *s = context;
+    struct worker *w = context;
+    struct scheduler *s = w->s;
     pthread_mutex_lock(&s->lock);
-    s->worker = pthread_self();
-    s->worker_known = true;
+    w->thread = pthread_self();
+    w->known = true;
     pthread_mutex_unlock(&s->lock);
-    while (wait_for_work(s)) {
-        while (worker_run_post(s))
+    while (wait_for_work(w)) {
+        while (worker_run_post(w))
             continue;
-        scheduler_turn(s);
+        scheduler_turn(s, w->device);
         pthread_mutex_lock(&s->lock);
         bool lost = s->stats.device_lost;
         pthread_mutex_unlock(&s->lock);

@@ -123,6 +123,13 @@ def test_missing_cuda(models):
     assert done.returncode in (0, 1) and "error" in done.stderr
 
 
+@pytest.mark.parametrize("devices, part", [("cpu:0,cuda:0", "one kind"), ("cpu", "like cpu:0,cpu:1"), ("cpu:0,", "like"),
+                                           ("tpu:0", "cuda"), (",".join(f"cpu:{k}" for k in range(9)), "at most 8")])
+def test_wrong_devices(models, devices, part):
+    done = run("--listen", "127.0.0.1:0", "--models", str(models), "--devices", devices)
+    assert done.returncode == 1 and part in done.stderr, done.stderr
+
+
 def test_log_lines(start):
     daemon = start("--default-model", "colour")
     daemon.generate(**{"class": 1, "n": 2, "steps": 3})

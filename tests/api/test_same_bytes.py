@@ -36,6 +36,7 @@ def test_200_recipes(start):
         assert parallel([lambda k=k: answer(k) for k in order]) == [alone[k] for k in order]
     assert d.metric('ddimd_step_lanes_bucket{le="1"}') < d.metric("ddimd_step_lanes_count")  # they did share steps
     assert d.stop() == 0
-    d = start("--default-model", "colour", "--threads", "2", "--max-rows", "5")
+    d = start("--default-model", "colour", "--threads", "2", "--max-rows", "5", "--devices", "cpu:0,cpu:1")
+    assert d.get("/capabilities").json()["devices"] == 2
     order = rng.sample(range(N), N)
     assert parallel([lambda k=k: answer(k) for k in order]) == [alone[k] for k in order]

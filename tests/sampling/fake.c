@@ -200,9 +200,13 @@ static void on_done(struct generation *g, void *context)
 static void on_progress(struct generation *g, int64_t done, int64_t total, void *context)
 {
     struct outcome *o = context;
+    if (o->lock) // several devices tell at once
+        pthread_mutex_lock(o->lock);
     o->progress_calls++;
-    o->last_progress = done;
+    o->last_progress = done > o->last_progress ? done : o->last_progress;
     o->total_progress = total;
+    if (o->lock)
+        pthread_mutex_unlock(o->lock);
 }
 
 static void on_preview(struct generation *g, int32_t image, int32_t step, const float *x0, void *context)

@@ -48,7 +48,7 @@ void model_folder_store(struct model_folder *f, const struct model_store_options
     o.folder = f->path;
     model_store_close(f->store);
     f->store = NULL;
-    check(model_store_open(&o, f->device, f->scheduler, &f->store, &err), &err);
+    check(model_store_open(&o, &f->device, f->scheduler, &f->store, &err), &err);
 }
 
 void model_folder_close(struct model_folder *f)

@@ -30,7 +30,8 @@ void rig_open_timed(struct rig *r, int32_t capacity, int32_t max_rows, const str
     o.context = r;
     o.no_worker = true;
     assert_int_equal(scheduler_create(&o, &r->s, NULL), 0);
-    assert_int_equal(scheduler_attach(r->s, &r->device.stepper, &r->model), 0);
+    const struct stepper steppers[] = {r->device.stepper, r->device.stepper}; // of two devices the tests turn one
+    assert_int_equal(scheduler_attach(r->s, steppers, &r->model), 0);
 }
 
 void rig_assert_empty(struct rig *r)
@@ -58,14 +59,14 @@ int rig_turns(struct rig *r, int n)
 {
     int lanes = 0;
     while (n-- > 0)
-        lanes = scheduler_turn(r->s);
+        lanes = scheduler_turn(r->s, 0);
     return lanes;
 }
 
 int rig_until_idle(struct rig *r)
 {
     int n = 0;
-    while (scheduler_turn(r->s) > 0)
+    while (scheduler_turn(r->s, 0) > 0)
         n++;
     return n;
 }

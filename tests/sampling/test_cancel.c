@@ -49,7 +49,7 @@ static void test_random_cancels(void **state)
             victim->cancelled = victim->cancelled || rc == 0;
         }
         for (uint32_t k = below(3); k > 0; k--)
-            scheduler_turn(r.s);
+            scheduler_turn(r.s, 0);
         assert_in_range(n, 0, N - 1);
     }
     rig_until_idle(&r);

@@ -64,7 +64,7 @@ static int64_t light_p99(struct rig *r, int32_t steps, double pause_ns, int32_t 
             if (!l->waiting && r->clock.now_ns >= l->next_ns)
                 submit_light(r, l, steps, (uint64_t)(100 + i));
         }
-        scheduler_turn(r->s);
+        scheduler_turn(r->s, 0);
     }
     rig_until_idle(r);
     qsort(times, (size_t)n, sizeof(*times), compare_int64);
@@ -112,7 +112,7 @@ static void test_heavy_is_not_starved(void **state)
         for (int i = 0; i < 8; i++) { // eight clients of higher priority who always have a request in the queue
             if (lights[i].done)
                 rig_submit(&r, &lights[i], SPEC(.steps = 3, .client = (uint64_t)(2 + i), .rank = 1));
-            scheduler_turn(r.s);
+            scheduler_turn(r.s, 0);
         }
     double alone = 2000.0 * (double)fake_step_ns(&r.device, 4);
     assert_true(heavy.right);
@@ -172,7 +172,7 @@ static void test_short_overtakes_long_of_one_client(void **state)
     rig_submit(&r, &quick, SPEC(.steps = 8));
     int n = 0;
     for (; !quick.done && n < 100; n++)
-        scheduler_turn(r.s);
+        scheduler_turn(r.s, 0);
     assert_in_range(n, 8, 11); // 8 steps, and what the reserve takes of them
     rig_until_idle(&r);
     assert_true(slow.right && quick.right);
@@ -193,7 +193,7 @@ static void test_long_is_not_starved_by_short(void **state)
         for (int i = 0; i < 6; i++) {
             if (quick[i].done)
                 rig_submit(&r, &quick[i], SPEC(.images = 2, .steps = 4));
-            scheduler_turn(r.s);
+            scheduler_turn(r.s, 0);
         }
     /* First come, first served on a quarter of the device: a row of four in every step at least; and the grace. */
     assert_true(slow.finished_ns - from <= 1000 * fake_step_ns(&r.device, 4) + 2000 * MILLISECOND);
@@ -258,7 +258,7 @@ static int32_t retries_within(const struct scheduler_options *limits, int32_t cl
         assert_true(rc == -EAGAIN || rc == -EDQUOT);
         refusals++;
         while ((rc = fake_submit(r.s, &spec, &o[n], &ticket)) == -EAGAIN || rc == -EDQUOT)
-            scheduler_turn(r.s);
+            scheduler_turn(r.s, 0);
         assert_int_equal(rc, 0);
         n++;
         int64_t truth = r.clock.now_ns - from, slack = 2 * fake_step_ns(&r.device, 8); // steps are the grain of time
@@ -313,7 +313,7 @@ static void test_expectation(void **state)
                                 .steps = 5 + (int32_t)(uniform() * 400), .client = (uint64_t)(uniform() * 5));
         assert_int_equal(fake_submit(r.s, &spec, &o, &ticket), 0);
         while (!o.done)
-            scheduler_turn(r.s);
+            scheduler_turn(r.s, 0);
         int64_t truth = o.finished_ns - o.submitted_ns;
         within += llabs(ticket.expected_ns - truth) <= truth / 4;
         rig_until_idle(&r);

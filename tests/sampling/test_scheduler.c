@@ -44,7 +44,7 @@ static void test_short_beside_long(void **state)
     rig_submit(&r, &quick, SPEC(.steps = 4, .seed = 2, .client = 2));
     int n = 0;
     while (!quick.done && n < 10)
-        n += scheduler_turn(r.s) > 0;
+        n += scheduler_turn(r.s, 0) > 0;
     assert_int_equal(n, 4);
     rig_until_idle(&r);
     assert_true(slow.right && quick.right);
@@ -229,7 +229,7 @@ static void test_deadlines(void **state)
     assert_int_equal(fake_submit(r.s, &spec, &o, NULL), 0);
     r.device.fixed_ns *= 10;
     while (!o.done)
-        scheduler_turn(r.s);
+        scheduler_turn(r.s, 0);
     assert_int_equal(o.status, -ETIMEDOUT);
     assert_true(o.finished_ns >= spec.deadline_ns);
     assert_true(o.finished_ns <= spec.deadline_ns + fake_step_ns(&r.device, 2));
@@ -401,11 +401,11 @@ static void test_calls(void **state)
     struct rig r;
     int value = 21;
     rig_open(&r, 4, 4, NULL);
-    assert_int_equal(scheduler_call(r.s, double_it, &value), 7);
+    assert_int_equal(scheduler_call(r.s, 0, double_it, &value), 7);
     assert_int_equal(value, 42);
     struct scheduler_post *post = calloc(1, sizeof(*post));
     post->call = post_it;
-    scheduler_post(r.s, post);
+    scheduler_post(r.s, 0, post);
     rig_close(&r);
 }
 
@@ -470,7 +470,7 @@ static int64_t shown_ns(struct rig *r)
 static void test_probe(void **state)
 {
     struct rig r;
-    struct outcome o;
+    struct outcome o = {0};
     rig_open(&r, 4, 4, &(struct scheduler_options){.probe_ns = 1000000000});
     int64_t attached = shown_ns(&r);
     assert_int_equal(attached, r.clock.now_ns);
@@ -492,6 +492,47 @@ static void test_probe(void **state)
     rig_turns(&r, 2);
     assert_int_equal(r.lost, 1);
     assert_int_equal(r.device.steps, 7);
+    rig_close(&r);
+}
+
+/* Two devices and one queue: an image goes where there is room and stays there; a request may be on both. */
+static void test_two_devices(void **state)
+{
+    struct rig r;
+    struct fake_device other;
+    struct outcome wide = {0}, late = {0}, victim = {0};
+    struct scheduler_ticket ticket;
+    rig_open(&r, 4, 2, &(struct scheduler_options){.n_devices = 2});
+    fake_device_init(&other, &r.clock, 4, 2, 1000000, 1000000, true);
+    struct stepper steppers[] = {r.device.stepper, other.stepper};
+    struct model_lane *m;
+    assert_int_equal(scheduler_attach(r.s, steppers, &m), 0);
+    struct spec spec = SPEC(.model = m, .images = 4, .steps = 5, .preview_every = 2);
+    assert_int_equal(fake_submit(r.s, &spec, &wide, NULL), 0);
+    for (int k = 0; k < 5; k++) {
+        assert_false(wide.done);
+        assert_int_equal(scheduler_turn(r.s, 0), 2);
+        assert_int_equal(scheduler_turn(r.s, 1), 2);
+    }
+    assert_true(wide.done && wide.right && wide.previews_right);
+    assert_int_equal(scheduler_turn(r.s, 1), 0);
+
+    spec = SPEC(.model = m, .images = 4, .steps = 50);
+    assert_int_equal(fake_submit(r.s, &spec, &victim, &ticket), 0);
+    scheduler_turn(r.s, 0);
+    scheduler_turn(r.s, 1);
+    spec = SPEC(.model = m, .steps = 3);
+    assert_int_equal(fake_submit(r.s, &spec, &late, NULL), 0);
+    assert_int_equal(scheduler_cancel(r.s, ticket.id), 0);
+    assert_int_equal(scheduler_turn(r.s, 1), 1); // frees the lanes of both devices, and goes on with the other
+    assert_int_equal(victim.status, -ECANCELED);
+    assert_int_equal(scheduler_turn(r.s, 0), 0); // the one image is the other device's
+    scheduler_turn(r.s, 1);
+    scheduler_turn(r.s, 1);
+    assert_true(late.done && late.right);
+    scheduler_detach(r.s, m);
+    assert_int_equal(other.violations, 0);
+    fake_device_done(&other);
     rig_close(&r);
 }
 
@@ -518,6 +559,7 @@ int main(void)
         cmocka_unit_test(test_place_and_expectation),
         cmocka_unit_test(test_incomplete_requests),
         cmocka_unit_test(test_probe),
+        cmocka_unit_test(test_two_devices),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

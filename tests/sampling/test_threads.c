@@ -10,11 +10,12 @@
 #include <string.h>
 #include <time.h>
 
-enum { THREADS = 6, REQUESTS = 300, MAX_IMAGES = 24, MAX_BYTES = 4096, MAX_ROW_STEPS = 400 };
+enum { THREADS = 6, REQUESTS = 300, MAX_IMAGES = 24, MAX_BYTES = 4096, MAX_ROW_STEPS = 400, DEVICES = 2 };
 
 struct shared {
     struct fake_clock clock;
-    struct fake_device device;
+    int32_t n_devices;
+    struct fake_device device[DEVICES];
     struct scheduler *s;
     struct model_lane *model;
     pthread_mutex_t lock;
@@ -39,14 +40,21 @@ static void shared_lost(void *context)
     atomic_fetch_add(&((struct shared *)context)->lost, 1);
 }
 
-static void shared_open(struct shared *h)
+/* state: how many devices. */
+static void shared_open(struct shared *h, void **state)
 {
+    struct stepper steppers[DEVICES];
     memset(h, 0, sizeof(*h));
     h->clock.now_ns = 1000000000;
-    fake_device_init(&h->device, &h->clock, 16, 6, 1000, 1000, true);
+    h->n_devices = (int32_t)(intptr_t)*state;
+    for (int32_t d = 0; d < h->n_devices; d++) {
+        fake_device_init(&h->device[d], &h->clock, 16, 6, 1000, 1000, true);
+        steppers[d] = h->device[d].stepper;
+    }
     pthread_mutex_init(&h->lock, NULL);
     pthread_cond_init(&h->ended, NULL);
     struct scheduler_options o = {
+        .n_devices = h->n_devices,
         .max_images = MAX_IMAGES,
         .max_row_steps = MAX_ROW_STEPS,
         .max_bytes = MAX_BYTES,
@@ -57,7 +65,7 @@ static void shared_open(struct shared *h)
         .context = h,
     };
     assert_int_equal(scheduler_create(&o, &h->s, NULL), 0);
-    assert_int_equal(scheduler_attach(h->s, &h->device.stepper, &h->model), 0);
+    assert_int_equal(scheduler_attach(h->s, steppers, &h->model), 0);
 }
 
 static void shared_close(struct shared *h)
@@ -73,8 +81,10 @@ static void shared_close(struct shared *h)
     assert_int_equal(t.submitted, t.completed + t.cancelled + t.timed_out + t.failed);
     scheduler_detach(h->s, h->model);
     scheduler_free(h->s);
-    assert_int_equal(h->device.violations, 0);
-    fake_device_done(&h->device);
+    for (int32_t d = 0; d < h->n_devices; d++) {
+        assert_int_equal(h->device[d].violations, 0);
+        fake_device_done(&h->device[d]);
+    }
     pthread_mutex_destroy(&h->lock);
     pthread_cond_destroy(&h->ended);
 }
@@ -161,8 +171,9 @@ static void *watcher_main(void *context)
         struct scheduler_stats t;
         scheduler_stats(h->s, &t);
         bad += t.images > MAX_IMAGES || t.bytes > MAX_BYTES || t.row_steps > MAX_ROW_STEPS;
-        bad += t.images < 0 || t.bytes < 0 || t.row_steps < 0 || t.active_lanes > 16;
-        bad += scheduler_call(h->s, count_call, &h->calls) != 5;
+        bad += t.images < 0 || t.bytes < 0 || t.row_steps < 0 || t.active_lanes > 16 * h->n_devices;
+        for (int32_t d = 0; d < h->n_devices; d++)
+            bad += scheduler_call(h->s, d, count_call, &h->calls) != 5;
         sched_yield();
     }
     return (void *)bad;
@@ -174,18 +185,25 @@ static void *attacher_main(void *context)
     struct shared *h = context;
     intptr_t bad = 0;
     while (!atomic_load(&h->over)) {
-        struct fake_device d;
+        struct fake_device d[DEVICES];
+        struct stepper steppers[DEVICES];
         struct model_lane *m;
         struct outcome o = {.lock = &h->lock, .ended = &h->ended};
-        fake_device_init(&d, &h->clock, 4, 2, 1000, 1000, false);
-        bad += scheduler_attach(h->s, &d.stepper, &m) != 0;
+        for (int32_t i = 0; i < DEVICES; i++) {
+            fake_device_init(&d[i], &h->clock, 4, 2, 1000, 1000, false);
+            steppers[i] = d[i].stepper;
+        }
+        bad += scheduler_attach(h->s, steppers, &m) != 0;
         struct spec spec = SPEC(.model = m, .images = 2, .steps = 3, .client = 77);
         bool taken = fake_submit(h->s, &spec, &o, NULL) == 0;
         scheduler_detach(h->s, m);
         if (taken)
             wait_for(h, &o);
-        bad += (taken && !o.right) || d.violations;
-        fake_device_done(&d);
+        bad += taken && !o.right;
+        for (int32_t i = 0; i < DEVICES; i++) {
+            bad += d[i].violations;
+            fake_device_done(&d[i]);
+        }
     }
     return (void *)bad;
 }
@@ -209,7 +227,7 @@ static void test_many_threads(void **state)
     pthread_t threads[THREADS], watcher, attacher;
     void *bad;
     int32_t cancelled = 0, submitted = 0, refused = 0;
-    shared_open(&h);
+    shared_open(&h, state);
     pthread_create(&watcher, NULL, watcher_main, &h);
     pthread_create(&attacher, NULL, attacher_main, &h);
     for (int i = 0; i < THREADS; i++) {
@@ -234,6 +252,8 @@ static void test_many_threads(void **state)
                   atomic_load(&h.calls));
     assert_true(submitted > 100 && refused > 10 && cancelled > 10);
     assert_true(atomic_load(&h.alive) > 0);
+    for (int32_t d = 0; d < h.n_devices; d++)
+        assert_true(h.device[d].steps > 10); // none is left out
     shared_close(&h);
 }
 
@@ -244,7 +264,7 @@ static void test_stop_under_load(void **state)
         struct shared h;
         static struct client clients[THREADS];
         pthread_t threads[THREADS];
-        shared_open(&h);
+        shared_open(&h, state);
         for (int i = 0; i < THREADS; i++) {
             clients[i] = (struct client){.h = &h, .random = (uint64_t)(i + 10 * round), .index = i};
             pthread_create(&threads[i], NULL, client_main, &clients[i]);
@@ -258,7 +278,7 @@ static void test_stop_under_load(void **state)
             for (int32_t k = 0; k < REQUESTS; k++)
                 if (clients[i].taken[k])
                     assert_int_equal(clients[i].o[k].done, 1);
-        h.device.any_thread = true;
+        h.device[0].any_thread = h.device[1].any_thread = true;
         shared_close(&h);
     }
 }
@@ -268,16 +288,16 @@ static void test_device_loss_under_load(void **state)
     struct shared h;
     static struct client clients[THREADS];
     pthread_t threads[THREADS];
-    shared_open(&h);
-    h.device.fail_at_step = 50;
-    h.device.fail_with = -EIO;
+    shared_open(&h, state);
+    h.device[h.n_devices - 1].fail_at_step = 50;
+    h.device[h.n_devices - 1].fail_with = -EIO;
     for (int i = 0; i < THREADS; i++) {
         clients[i] = (struct client){.h = &h, .random = (uint64_t)i + 31, .index = i};
         pthread_create(&threads[i], NULL, client_main, &clients[i]);
     }
     for (int i = 0; i < THREADS; i++)
         pthread_join(threads[i], NULL);
-    assert_int_equal(scheduler_call(h.s, count_call, &h.calls), -EIO);
+    assert_int_equal(scheduler_call(h.s, 0, count_call, &h.calls), -EIO);
     assert_int_equal(atomic_load(&h.lost), 1);
     for (int i = 0; i < THREADS; i++)
         for (int32_t k = 0; k < REQUESTS; k++)
@@ -288,10 +308,14 @@ static void test_device_loss_under_load(void **state)
 
 int main(void)
 {
+    void *const one = (void *)(intptr_t)1, *const two = (void *)(intptr_t)DEVICES;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_many_threads),
-        cmocka_unit_test(test_stop_under_load),
-        cmocka_unit_test(test_device_loss_under_load),
+        cmocka_unit_test_prestate(test_many_threads, one),
+        cmocka_unit_test_prestate(test_many_threads, two),
+        cmocka_unit_test_prestate(test_stop_under_load, one),
+        cmocka_unit_test_prestate(test_stop_under_load, two),
+        cmocka_unit_test_prestate(test_device_loss_under_load, one),
+        cmocka_unit_test_prestate(test_device_loss_under_load, two),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
