@@ -94,6 +94,7 @@ struct worker {
     double due, thrift; // pick.c, seconds
     bool left_out;      // pick.c: of the last step
     bool idle;          // the last turn found nothing to do, though
+    int64_t turned_ns;  // when its loop last came round
     int64_t shown_ns;   // when its device last showed that it works
     uint64_t seen;      // scheduler.changes was so many when it looked
 };

@@ -68,7 +68,8 @@ int scheduler_create(const struct scheduler_options *o, struct scheduler **ret_s
     s->o = *o;
     s->n_devices = o->n_devices > 0 ? o->n_devices : 1;
     for (int32_t d = 0; d < s->n_devices; d++)
-        s->workers[d] = (struct worker){.s = s, .device = d, .posts_end = &s->workers[d].posts};
+        s->workers[d] =
+            (struct worker){.s = s, .device = d, .posts_end = &s->workers[d].posts, .turned_ns = scheduler_now_ns(s)};
     stats_init(&s->stats);
     int rc = o->no_worker ? 0 : start_workers(s);
     if (rc) {

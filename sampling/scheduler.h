@@ -100,7 +100,8 @@ struct scheduler_options {
     int32_t n_devices; // 0: 1; at most SCHEDULER_MAX_DEVICES
     /* Test clock; NULL: CLOCK_MONOTONIC. From any thread. */
     int64_t (*now_ns)(void *context);
-    /* From the worker after every turn and at least once a second while idle (the watchdog's ping), NULL: none. */
+    /* From a worker after every turn and at least once a second while idle, as long as no other is stuck (the
+     * watchdog's ping), NULL: none. */
     void (*alive)(void *context);
     /* Once, from the worker, after everything that the lost device held has ended with -EIO. NULL: none. */
     void (*device_lost)(void *context);

@@ -128,6 +128,18 @@ static bool wait_for_work(struct worker *w)
     return !stop;
 }
 
+/* One that hangs must not be covered up by the others. Lock held. */
+static bool note_turn(struct worker *w)
+{
+    const int64_t longest_ns = INT64_C(30000000000);
+    struct scheduler *s = w->s;
+    bool all = true;
+    w->turned_ns = scheduler_now_ns(s);
+    for (int32_t d = 0; d < s->n_devices; d++)
+        all = all && w->turned_ns - s->workers[d].turned_ns < longest_ns;
+    return all;
+}
+
 void *scheduler_worker(void *context)
 {
     struct worker *w = context;
@@ -141,9 +153,9 @@ void *scheduler_worker(void *context)
             continue;
         scheduler_turn(s, w->device);
         pthread_mutex_lock(&s->lock);
-        bool lost = s->stats.device_lost;
+        bool alive = note_turn(w) && !s->stats.device_lost;
         pthread_mutex_unlock(&s->lock);
-        if (s->o.alive && !lost)
+        if (s->o.alive && alive)
             s->o.alive(s->o.context);
     }
     return NULL;

@@ -83,7 +83,7 @@ static void test_load_and_describe(void **state)
     struct model_store *preferring;
     struct model_store_options o = {.folder = f.path, .preferred = "b"};
     struct error opening = {0};
-    assert_int_equal(model_store_open(&o, f.device, f.scheduler, &preferring, &opening), 0);
+    assert_int_equal(model_store_open(&o, &f.device, f.scheduler, &preferring, &opening), 0);
     model_store_default(preferring, name);
     assert_string_equal(name, "b");
     model_store_close(preferring);
