@@ -96,7 +96,7 @@ static void on_refuse(void *context, const struct conn_refusal *r, struct text *
     if (!id[0])
         api_request_id(f->api, id);
     refusal_write(r->problem, id, ret_answer);
-    atomic_fetch_add(&f->api->answers[ROUTE_MAX_COUNT][metrics_status_index(info->status)], 1);
+    metrics_count(f->api, NULL, (int)info->status, 0);
     api_log(f->api, LOG_INFO, "request id=%s status=%d problem=%s", id, info->status, info->name);
 }
 
@@ -163,6 +163,7 @@ int api_create(const struct api_options *o, struct api **ret_api, struct error *
     a->options = *o;
     a->listen_fd = -1;
     a->started_ns = now_ns();
+    metrics_init(a);
     atomic_init(&a->state, API_STARTING);
     atomic_init(&a->alive_ns, a->started_ns);
     locks_init(a);

@@ -329,13 +329,19 @@ static void submit(struct exchange *x, const struct job_submit *f, const struct 
     free(text);
 }
 
+/* The configuration may be good: it is the daemon that has no descriptors or no memory just now. */
+static bool is_passing(int code)
+{
+    return code == -EMFILE || code == -ENFILE || code == -ENOMEM || code == -EAGAIN || code == -EIO;
+}
+
 /* The field's path begins with "config", and no path of the daemon's is told. */
 static void cannot_run(struct exchange *x, const struct error *err)
 {
     const char *root = x->api->options.datasets;
     struct problem *p = &x->aside.problem;
     size_t n = strlen(root);
-    problem_from_error(p, PROBLEM_CANNOT_RUN, err);
+    problem_from_error(p, is_passing(err->code) ? PROBLEM_JOBS_STORE : PROBLEM_CANNOT_RUN, err);
     snprintf(p->field, sizeof(p->field), "config%s%.100s", err->field[0] ? "." : "", err->field);
     for (char *at; (at = strstr(p->detail, root)) && at[n] == '/';)
         memmove(at, at + n + 1, strlen(at + n + 1) + 1);

@@ -36,6 +36,8 @@ int job_dataset_path(const struct api_options *o, const char *field, const char 
     int rc = path[0] == '/' ? -EXDEV : look_beneath(o->datasets, path);
     if (rc == -EXDEV || rc == -ELOOP)
         return error_set(err, -EINVAL, field, "leads out of the daemon's folder of data sets");
+    if (rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM)
+        return error_set(err, rc, field, "cannot be looked up now: %s", strerror(-rc));
     if (rc)
         return error_set(err, -EINVAL, field, "there is no \"%.200s\" in the daemon's folder of data sets", path);
     if (strlen(o->datasets) + 1 + strlen(path) >= bytes)

@@ -40,6 +40,7 @@ struct api {
     /* metrics */
     _Atomic uint64_t answers[ROUTE_MAX_COUNT + 1][STATUS_KINDS]; // the last row: no route
     _Atomic uint64_t images, encode_ns, encodes, answer_bytes;
+    struct scheduler_histogram request_seconds; // with lock held
 };
 
 int64_t now_ns(void); // CLOCK_MONOTONIC
@@ -55,8 +56,9 @@ const char *api_unready(struct api *a);
 /* What a failure of model_store_acquire() is for a client. name: "" is the default. */
 void api_model_problem(const char *name, int rc, const struct error *err, struct problem *ret_problem);
 
-/* Column of api.answers; the last one is for codes without a column of their own. */
-int metrics_status_index(int status);
+void metrics_init(struct api *a);
+/* Counts an answered request. route NULL: none. */
+void metrics_count(struct api *a, const struct route *route, int status, double seconds);
 
 /* handlers */
 void handle_generate(struct exchange *x);

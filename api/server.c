@@ -268,8 +268,7 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
     if (ticket)
         scheduler_cancel(a->options.scheduler, ticket); // -ENOENT where it has ended
     if (x->begun) {
-        ptrdiff_t route = x->route ? x->route - route_table : ROUTE_MAX_COUNT;
-        atomic_fetch_add(&a->answers[route][metrics_status_index(x->status)], 1);
+        metrics_count(x->api, x->route, x->status, (double)(now_ns() - x->begun_ns) * 1e-9);
         log_request(x);
     }
     live_end(x);

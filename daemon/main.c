@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <syslog.h>
 
 enum { EXIT_NOT_STARTED = 1, EXIT_WRONG_OPTIONS = 2 };
@@ -38,6 +39,7 @@ static int run(const struct options *o, int argc, char **argv)
 int main(int argc, char **argv)
 {
     backend_cpu_settle(argv);
+    prctl(PR_SET_NAME, "ddimd"); // it may have executed itself again, as "exe"
     static struct options o;
     struct error err = {0};
     enum command command = COMMAND_RUN;

@@ -402,3 +402,11 @@ json_t *model_store_list(struct model_store *m)
     free(names);
     return list;
 }
+
+size_t model_store_bytes(struct model_store *m)
+{
+    pthread_mutex_lock(&m->lock);
+    size_t bytes = resident_bytes(m);
+    pthread_mutex_unlock(&m->lock);
+    return bytes;
+}

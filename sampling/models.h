@@ -69,6 +69,8 @@ void model_release(struct resident_model *r); // NULL is fine; the last one free
  */
 int model_store_unload(struct model_store *m, const char *name, struct error *err);
 int model_store_set_default(struct model_store *m, const char *name, struct error *err); // 0, -ENOENT, -EINVAL
+/* Device memory of the models that the store holds. Does not wait for a load. */
+size_t model_store_bytes(struct model_store *m);
 /* The default's name; "" where the folder has no model. */
 void model_store_default(struct model_store *m, char ret_name[MODEL_NAME_BYTES]);
 /* A JSON array with one object per model file, by name: name, default, resident, and as far as the file can be read
