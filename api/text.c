@@ -118,21 +118,38 @@ void json_close(struct text *t, char bracket)
     text_append(t, &bracket, 1);
 }
 
+/* Bytes of the UTF-8 character at s (RFC 3629: shortest form, no surrogates, up to U+10FFFF); 0 where there is none. */
+static size_t utf8_span(const char *s)
+{
+    const unsigned char *u = (const unsigned char *)s;
+    size_t n = u[0] < 0x80 ? 1 : u[0] < 0xc2 ? 0 : u[0] < 0xe0 ? 2 : u[0] < 0xf0 ? 3 : u[0] < 0xf5 ? 4 : 0;
+    for (size_t i = 1; i < n; i++)
+        if ((u[i] & 0xc0) != 0x80)
+            return 0;
+    bool wrong = (u[0] == 0xe0 && u[1] < 0xa0) || (u[0] == 0xed && u[1] > 0x9f) || (u[0] == 0xf0 && u[1] < 0x90) ||
+                 (u[0] == 0xf4 && u[1] > 0x8f);
+    return wrong ? 0 : n;
+}
+
+/* What is no UTF-8 (a client's field, a cut message) becomes U+FFFD: the answer stays JSON. */
 static void json_escaped(struct text *t, const char *s)
 {
     text_append(t, "\"", 1);
-    for (const char *run = s;; s++) {
+    for (const char *run = s;;) {
         unsigned char c = (unsigned char)*s;
-        if (c >= 0x20 && c != '"' && c != '\\' && c != 0x7f)
+        size_t n = utf8_span(s);
+        if (n && c >= 0x20 && c != '"' && c != '\\' && c != 0x7f) {
+            s += n;
             continue;
+        }
         text_append(t, run, (size_t)(s - run));
         if (!c)
             break;
         if (c == '"' || c == '\\')
             text_printf(t, "\\%c", c);
         else
-            text_printf(t, "\\u%04x", c);
-        run = s + 1;
+            text_printf(t, "\\u%04x", n ? c : 0xfffd);
+        run = ++s;
     }
     text_append(t, "\"", 1);
 }

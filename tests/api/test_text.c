@@ -33,6 +33,23 @@ static void test_base64(void **state)
     expect(&t, "/+++");
 }
 
+/* What is no UTF-8 is replaced, byte by byte; what is stays: the shortest forms only, no surrogates. */
+static void test_json_utf8(void **state)
+{
+    const char *const pairs[][2] = {
+        {"\xc3\xbc\xe2\x82\xac\xf0\x9f\x98\x80", "\"\xc3\xbc\xe2\x82\xac\xf0\x9f\x98\x80\""},
+        {"a\xb8z", "\"a\\ufffdz\""},
+        {"\xc0\x80", "\"\\ufffd\\ufffd\""},
+        {"\xed\xa0\x80", "\"\\ufffd\\ufffd\\ufffd\""},
+        {"\xf4\x90\x80\x80", "\"\\ufffd\\ufffd\\ufffd\\ufffd\""},
+        {"cut \xe2\x82", "\"cut \\ufffd\\ufffd\""}};
+    for (size_t i = 0; i < sizeof(pairs) / sizeof(pairs[0]); i++) {
+        struct text t = {0};
+        json_text(&t, pairs[i][0]);
+        expect(&t, pairs[i][1]);
+    }
+}
+
 static void test_json(void **state)
 {
     struct text t = {0};
@@ -91,6 +108,7 @@ static void test_growth(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_base64), cmocka_unit_test(test_json),
-                                       cmocka_unit_test(test_numbers), cmocka_unit_test(test_growth)};
+                                       cmocka_unit_test(test_json_utf8), cmocka_unit_test(test_numbers),
+                                       cmocka_unit_test(test_growth)};
     return cmocka_run_group_tests_name("text", tests, NULL, NULL);
 }
