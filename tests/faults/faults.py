@@ -5,7 +5,7 @@ import struct
 
 SHIM = os.environ.get("DDIMD_SHIM", "")
 KINDS = ["none", "memory", "open", "write", "read", "descriptor", "thread", "device"]
-FIELDS = ["kind", "error", "skip", "times", "own", "sites", "fired", "n_sites"]
+FIELDS = ["kind", "error", "skip", "times", "own", "sites", "fired", "n_sites", "leak_bytes", "leak_descriptors"]
 MAX_SITES = 4000
 SIGKILL = -1  # as an error: the process is killed in the call
 

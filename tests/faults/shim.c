@@ -11,6 +11,8 @@
  *
  * Whatever happens is counted there, too.
  */
+#undef _FILE_OFFSET_BITS // open and open64 are two names here, both to be caught
+#undef _TIME_BITS
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -48,8 +50,10 @@ enum { MAX_SITES = 4000 };
 /* The file; faults.py has the same layout. */
 struct faults {
     atomic_int kind, error, skip, times, own, sites;
-    atomic_int fired;          // calls that failed
-    atomic_int n_sites;        // places that have failed
+    atomic_int fired;      // calls that failed
+    atomic_int n_sites;    // places that have failed
+    atomic_int leak_bytes; // lost with every 16th allocation of the program's own; 0: none
+    atomic_int leak_descriptors;
     atomic_int calls[N_KINDS]; // that came, whether armed or not
     atomic_uint_least64_t site[MAX_SITES];
 };
@@ -98,6 +102,21 @@ static bool site_is_new(enum kind kind, uintptr_t from)
     return !known;
 }
 
+void *__libc_malloc(size_t bytes);
+
+/* The planted leak. */
+static void leak(void)
+{
+    static atomic_uint turn;
+    int bytes = atomic_load(&faults->leak_bytes);
+    if (atomic_fetch_add(&turn, 1) % 16)
+        return;
+    if (bytes > 0)
+        memset(__libc_malloc((size_t)bytes), 1, (size_t)bytes);
+    if (atomic_load(&faults->leak_descriptors) && dup(STDERR_FILENO) < 0)
+        return;
+}
+
 /* True where the call is to fail; errno is set. */
 static bool fails(enum kind kind, const void *caller)
 {
@@ -105,6 +124,8 @@ static bool fails(enum kind kind, const void *caller)
     if (!faults)
         return false;
     atomic_fetch_add(&faults->calls[kind], 1);
+    if (kind == KIND_MEMORY && from >= program_begin && from < program_end)
+        leak();
     if (atomic_load(&faults->kind) != (int)kind || atomic_load(&faults->times) <= 0)
         return false;
     if (atomic_load(&faults->own) && (from < program_begin || from >= program_end))
@@ -127,7 +148,6 @@ static bool fails(enum kind kind, const void *caller)
 
 /* ---- memory: glibc's own entries, since dlsym() itself allocates ---- */
 
-void *__libc_malloc(size_t bytes);
 void *__libc_calloc(size_t n, size_t bytes);
 void *__libc_realloc(void *p, size_t bytes);
 void *__libc_memalign(size_t alignment, size_t bytes);

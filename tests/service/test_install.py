@@ -112,3 +112,13 @@ def test_manual_pages(root):
         if shutil.which("groff"):
             done = subprocess.run(["groff", "-man", "-ww", "-z", "-Tutf8", path], capture_output=True, text=True)
             assert (done.returncode, done.stderr) == (0, ""), path
+
+
+def test_package_builds_with_what_the_build_needs():
+    """debian/control asks for every library that tools/install-deps installs to build."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    with open(os.path.join(here, "../../tools/install-deps"), encoding="utf-8") as f:
+        needed = set(re.search("build='([^']*)'", f.read()).group(1).split()) - {"gcc", "libc6-dev", "curl", "ca-certificates"}
+    with open(os.path.join(here, "../../debian/control"), encoding="utf-8") as f:
+        asked = set(re.findall(r"[a-z0-9.+-]+", re.search(r"Build-Depends:((?:.*\n)(?:\s.*\n)*)", f.read()).group(1)))
+    assert needed <= asked, needed - asked
