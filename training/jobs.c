@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SCHEMA_VERSION = 1, DEFAULT_BUSY_TIMEOUT_MS = 5000 };
+enum { SCHEMA_VERSION = 1, DEFAULT_BUSY_TIMEOUT_MS = 5000, LOCK_WAIT_MS = 2000 };
 
 static const char schema[] =
     "CREATE TABLE jobs ("
@@ -105,7 +105,13 @@ static int lock_folder(const char *folder, int *ret_fd, struct error *err)
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640);
     if (fd < 0)
         return error_set(err, -errno, NULL, "cannot open %s: %s", path, strerror(errno));
-    if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+    int rc = flock(fd, LOCK_EX | LOCK_NB);
+    // A daemon that was killed while it started a process leaves its lock to that until the program is there.
+    for (int waited = 0; rc < 0 && errno == EWOULDBLOCK && waited < LOCK_WAIT_MS; waited += 20) {
+        nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+        rc = flock(fd, LOCK_EX | LOCK_NB);
+    }
+    if (rc < 0) {
         int code = errno == EWOULDBLOCK ? -EBUSY : -errno;
         close(fd);
         return error_set(err, code, NULL, "%s is used by another daemon", folder);

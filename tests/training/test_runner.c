@@ -14,6 +14,7 @@
 #include <signal.h>
 #include <sqlite3.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -21,10 +22,23 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
+
+/* In place of the C library's: the wall clock jumps as a test says. */
+static _Atomic int64_t clock_offset_s;
+
+int clock_gettime(clockid_t clock, struct timespec *t)
+{
+    int rc = (int)syscall(SYS_clock_gettime, clock, t);
+    if (clock == CLOCK_REALTIME)
+        t->tv_sec += clock_offset_s;
+    return rc;
+}
 
 enum { GRACE_MS = 300, TICK_MS = 10, ROUNDS = 3000 };
 
@@ -189,7 +203,7 @@ static void a_job_runs_to_its_end(void **state)
 static void one_job_at_a_time_on_a_device(void **state)
 {
     struct fixture *f = *state;
-    const char *config = "{\"steps\":10,\"step_ms\":5}";
+    const char *config = "{\"steps\":100,\"step_ms\":5}";
     int64_t first = submit(f, config), second = submit(f, config), third = submit(f, config);
     int64_t other = submit_on(f, "cuda:0", config);
     assert_int_equal(job_store_move(f->store, third, 1, NULL), 0);
@@ -580,6 +594,30 @@ static void a_folder_that_cannot_be_made_fails_its_job_alone(void **state)
     assert_false(job_runner_trouble(f->runner, &trouble));
 }
 
+/* Years back and forth under a running job: it goes on, its curve is whole, and what is left is foretold as before. */
+static void a_clock_that_jumps_changes_nothing(void **state)
+{
+    struct fixture *f = *state;
+    const int64_t year = 365 * 24 * 3600;
+    int64_t id = submit(f, "{\"steps\":1500,\"step_ms\":2}");
+    for (int i = 0; i < 4; i++) {
+        until_step(f, id, 20 * (i + 1));
+        clock_offset_s = i % 2 ? year : -year;
+        job_runner_round(f->runner);
+        struct job job = get(f, id);
+        assert_int_equal(job.state, JOB_STATE_RUNNING);
+        assert_in_range(job_eta_ms(&job) + 1, 0, 600000);
+        job_done(&job);
+    }
+    int64_t next = submit(f, "{\"steps\":1}"); // of last year
+    struct job job = until(f, id, JOB_STATE_SUCCEEDED);
+    job_done(&job);
+    assert_whole_curve(f, id, 1500);
+    clock_offset_s = 0;
+    job = until(f, next, JOB_STATE_SUCCEEDED);
+    job_done(&job);
+}
+
 static void a_thread_does_it_all_alone(void **state)
 {
     struct fixture *f = *state;
@@ -622,6 +660,7 @@ int main(int argc, char **argv)
         TEST(a_missing_program_fails_the_job),
         TEST(a_locked_database_delays_but_loses_nothing),
         TEST(a_folder_that_cannot_be_made_fails_its_job_alone),
+        TEST(a_clock_that_jumps_changes_nothing),
         TEST(a_thread_does_it_all_alone),
     };
     if (argc != 2) {

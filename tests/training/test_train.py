@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import struct
 import subprocess
@@ -295,6 +296,23 @@ def test_kill_and_resume(tmp_path, data, unbroken):
         assert_same_run(tmp_path / out, unbroken)
         kills, runs = kills + broken, runs + 1
     print(f"{kills} kills in {runs} runs")
+
+
+def test_full_disk(tmp_path, data, unbroken):
+    """A checkpoint that cannot be written ends the run and says so; what was kept before is whole, and is gone on from."""
+    def small_disk():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))
+
+    c, checkpoints = config(data, epochs=6), tmp_path / "run" / "checkpoints"
+    train(tmp_path, config(data, epochs=2))
+    before = {p.name: p.read_bytes() for p in checkpoints.iterdir()}
+    result = subprocess.run([PROGRAM, str(tmp_path / "run.json"), "--out", str(tmp_path / "run"), "--threads", "2",
+                             "--resume", "--set", "epochs=6"], capture_output=True, text=True, preexec_fn=small_disk)
+    assert result.returncode == 1 and "write" in result.stderr, result.stdout + result.stderr
+    assert {p.name: p.read_bytes() for p in checkpoints.iterdir()} == before
+    train(tmp_path, c, "--resume")
+    assert metrics(tmp_path / "run")[-1]["end"] == "finished"
 
 
 def test_stop_at_once(tmp_path, data):
