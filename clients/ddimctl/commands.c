@@ -111,6 +111,7 @@ static const struct option job_options[] = {
 static const struct option jobs_options[] = {
     {"state", .kind = VALUE_NAME, .value = "NAME", .is_field = true, .names = state_names,
      .help = "only jobs in this state"},
+    {"type", .kind = VALUE_TEXT, .value = "TYPE", .is_field = true, .help = "only jobs of this type: train, generate"},
     {"limit", .kind = VALUE_NUMBER, .value = "N", .is_field = true, .help = "at most so many [100]"},
     {0},
 };

@@ -1,17 +1,21 @@
 """Gate: a forwarder between a client and the daemon that fails on request. One connection carries one request."""
 import socket
+import ssl
 import threading
 
 
 class Gate:
-    def __init__(self, host, port):
+    def __init__(self, host, port, certificate=None):
         self.target = (host, port)
+        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if certificate else None
+        if certificate:
+            self.tls.load_cert_chain(*certificate)
         self.requests = []  # heads, as the client sent them
         self.bodies = []    # and what came along with them
         self.refusals = []  # answers to give instead of forwarding, first to last: bytes
         self.cuts = []      # after how many bytes of the answer to hang up, for each connection that is forwarded
         self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.url = f"http{'s' if certificate else ''}://127.0.0.1:{self.listener.getsockname()[1]}"
         self.thread = threading.Thread(target=self._accept, daemon=True)
         self.thread.start()
 
@@ -40,6 +44,10 @@ class Gate:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client):
+        try:
+            client = self.tls.wrap_socket(client, server_side=True) if self.tls else client
+        except OSError:  # the client does not trust us
+            return
         head = b""
         while b"\r\n\r\n" not in head:
             piece = client.recv(65536)

@@ -3,6 +3,7 @@ import importlib.util
 import pathlib
 import re
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -53,6 +54,18 @@ def daemon(shared):
 def gate(daemon):
     """Forwards to the daemon; a test tells it what to spoil."""
     with Gate(daemon.address.hostname, daemon.address.port) as g:
+        yield g
+
+
+@pytest.fixture
+def secure_gate(daemon, tmp_path):
+    """The same over TLS, with a certificate of its own at tmp_path/cert."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not there to make a certificate")
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj",
+                    "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", tmp_path / "key", "-out", tmp_path / "cert"],
+                   check=True, capture_output=True)
+    with Gate(daemon.address.hostname, daemon.address.port, (tmp_path / "cert", tmp_path / "key")) as g:
         yield g
 
 

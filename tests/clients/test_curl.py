@@ -34,6 +34,13 @@ def test_pictures(sh, daemon, tmp_path):
     assert len(json.loads(sh("schedule", "steps=5", "method=trailing"))["rows"]) == 5
 
 
+def test_a_generation_left_as_a_job(sh, daemon, tmp_path):
+    number = json.loads(sh("detach", "class=1", "steps=3", "seed=2"))["id"]
+    assert '"succeeded"' in sh("follow", number)
+    sh("result", number, "a.png")
+    assert (tmp_path / "a.png").read_bytes() == daemon.generate(**{"class": 1, "steps": 3, "seed": 2}).body
+
+
 def test_what_is_refused_leaves_files_as_they_were(sh, tmp_path):
     (tmp_path / "a.png").write_text("as it was")
     assert '"field":"steps"' in sh("generate", "a.png", "steps=0", expect=22)

@@ -114,6 +114,27 @@ def test_every_field_arrives(ctl):
     assert (p["seed"], p["nrow"], p["scale"], p["to_grayscale"], p["interval"]) == (5, 2, 3, True, 4)
 
 
+def test_no_field_is_missing(ctl, daemon):
+    """The options are the daemon's own fields, by its own description."""
+    paths = daemon.get("/openapi.json").json()["paths"]
+    for command, path, apart in (("generate", "/generate", {"dry_run"}), ("schedule", "/schedule", set()), ("jobs", "/jobs", {"after"})):
+        fields = {p["name"] for p in paths[path]["get"]["parameters"] if p["in"] == "query"} - apart
+        options = {o.replace("-", "_") for o in re.findall(r"--(?:\[no-\])?([a-z-]+)", ctl(command, "--help"))}
+        assert fields and fields <= options, fields - options
+
+
+def test_a_generation_left_as_a_job(ctl, daemon, tmp_path):
+    number = ctl("generate", "-c", 1, "-n", 3, "-s", 4, "--seed", 6, "--detach", "-q").strip()
+    assert f"job {number} succeeded after 3 steps" in ctl("job", number, "--follow")
+    fields = {"class": 1, "n": 3, "steps": 4, "seed": 6}
+    ctl("result", number, "-o", "a.png")
+    assert (tmp_path / "a.png").read_bytes() == daemon.generate(**fields).body
+    ctl("result", number, "-o", "a.npy")
+    assert (tmp_path / "a.npy").read_bytes() == daemon.generate("application/x-npy", **fields).body
+    assert number in ctl("jobs", "--type", "generate", "-q").split() and number not in ctl("jobs", "--type", "train", "-q").split()
+    ctl("result", 99999, expect=NOT_FOUND)
+
+
 def test_names_forms_and_standard_output(ctl, daemon, tmp_path):
     said = json.loads(ctl("generate", "-c", 1, "-s", 2, "--seed", 2**64 - 1, "--json"))
     assert said["file"] == f"colour-{2**64 - 1}.png" and said["seed"] == str(2**64 - 1)
@@ -191,6 +212,13 @@ def test_unix_socket(start, ctl, tmp_path):
     path = tmp_path / "socket"
     start(listen=f"unix:{path}")
     assert "colour" in ctl("models", "-q", url=f"unix:{path}")
+
+
+def test_https(ctl, secure_gate):
+    assert "colour" in ctl("models", "-q", "--ca", "cert", url=secure_gate.url)
+    assert "colour" in ctl("models", "-q", url=secure_gate.url, env={"DDIMD_CA": "cert"})
+    said = ctl("models", url=secure_gate.url, expect=UNREACHABLE)  # whom nobody vouches for gets no request, and no second chance
+    assert "certificate" in said and "again" not in said and len(secure_gate.requests) == 2
 
 
 # --------------------------------------------------------------------------- trying again

@@ -77,6 +77,14 @@ def test_plan_schedule_models_and_operation(client, daemon):
     assert client.ready()["ready"] and client.version()["name"] == "ddimd" and client.capabilities()["samplers"]
 
 
+def test_a_generation_left_as_a_job(client):
+    numpy = pytest.importorskip("numpy")
+    job = client.detach(2, n=3, steps=4, seed=7).wait()
+    now = client.generate(2, n=3, steps=4, seed=7)
+    assert job.result().png == now.png and (job.result_array() == client.array(2, n=3, steps=4, seed=7)).all()
+    assert job.result_array().dtype == numpy.float32
+
+
 # --------------------------------------------------------------------------- errors
 def test_errors(client):
     with pytest.raises(ddimd.Refused) as e:
@@ -131,6 +139,13 @@ def test_settings(daemon, monkeypatch, tmp_path):
 def test_unix_socket(start, tmp_path):
     start(listen=f"unix:{tmp_path}/socket")
     assert ddimd.Client(f"unix:{tmp_path}/socket").version()["name"] == "ddimd"
+
+
+def test_https(secure_gate, tmp_path):
+    assert ddimd.Client(secure_gate.url, ca=str(tmp_path / "cert")).version()["name"] == "ddimd"
+    with pytest.raises(ddimd.ConnectionLost, match="certificate"):
+        ddimd.Client(secure_gate.url).version()
+    assert len(secure_gate.requests) == 1
 
 
 # --------------------------------------------------------------------------- jobs

@@ -120,6 +120,9 @@ class AsyncJob:
     async def log(self) -> str:
         return await _call(self._job.log)
 
+    async def result(self) -> Image:
+        return await _call(self._job.result)
+
     async def sample(self, epoch: Optional[int] = None) -> Image:
         return await _call(self._job.sample, epoch)
 
@@ -149,6 +152,10 @@ class AsyncClient:
     async def array(self, class_: Optional[Class] = None, n: Optional[int] = None, steps: Optional[int] = None,
                     **fields: Any) -> Any:
         return await _call(self.sync.array, class_, n, steps, **fields)
+
+    async def detach(self, class_: Optional[Class] = None, n: Optional[int] = None, steps: Optional[int] = None,
+                     **fields: Any) -> AsyncJob:
+        return AsyncJob(await _call(self.sync.detach, class_, n, steps, **fields))
 
     async def replay(self, png: Any) -> Replay:
         return await _call(self.sync.replay, png)
