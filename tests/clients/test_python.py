@@ -233,7 +233,7 @@ def test_needs_no_library(daemon):
 
 def test_the_example(daemon, tmp_path):
     out = run_python(str(PACKAGE / "examples" / "train_folder.py"), "two", "--classes", "2", "--mode", "L", "--size", "16",
-                     "--epochs", "1", "--out", str(tmp_path / "grid.png"), "--name", "example",
+                     "--epochs", "8", "--out", str(tmp_path / "grid.png"), "--name", "example",
                      env={"PYTHONPATH": str(PACKAGE), "DDIMD_URL": daemon.url, "DISPLAY": "", "PATH": ""})
     assert "epoch 1" in out and "Result(16 images" in out
     assert Png((tmp_path / "grid.png").read_bytes()).width == 4 * (8 * 18 + 2)
