@@ -229,9 +229,13 @@ static json_t *schemas(void)
     for (const struct route *r = route_table; r->path; r++)
         if (r->schema)
             json_object_set_new(all, r->schema, body_schema(r));
+    const struct route generate_job = {.fields = generate_job_fields};
     json_object_set_new(all, "TrainConfig", train_config_schema());
+    json_object_set_new(all, "GenerateConfig", body_schema(&generate_job));
     json_t *job = json_object_get(json_object_get(all, "Job"), "properties");
-    json_object_set_new(json_object_get(job, "config"), "$ref", json_string("#/components/schemas/TrainConfig"));
+    json_object_set_new(json_object_get(job, "config"), "anyOf",
+                        json_pack("[{ss} {ss}]", "$ref", "#/components/schemas/TrainConfig", "$ref",
+                                  "#/components/schemas/GenerateConfig"));
     return all;
 }
 

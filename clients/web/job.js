@@ -20,7 +20,7 @@ class JobView {
     this.lr = new Figure("Learning rate", {x: "step", legend: false});
     this.samples = h("section", {class: "panel samples", "aria-label": "Samples"});
     this.logBox = h("pre", {class: "log", tabindex: "0", "aria-label": "Log"});
-    fill(root, this.head, this.bar, this.line, this.facts, this.actions, h("div", {class: "charts"}, this.loss.element, this.bands.element, this.rate.element, this.lr.element),
+    fill(root, this.head, this.bar, this.line, this.facts, this.actions, this.charts = h("div", {class: "charts"}, this.loss.element, this.bands.element, this.rate.element, this.lr.element),
          h("div", {class: "columns even"}, this.samples, h("section", {class: "panel", "aria-label": "Log"}, h("h2", {}, "Log"), this.logBox)), this.configuration = h("details", {class: "panel"}));
   }
 
@@ -61,6 +61,7 @@ class JobView {
     this.job = await get(`jobs/${this.id}`);
     const j = this.job, p = j.progress, m = j.metrics || {}, last = this.steps.at(-1) || m;
     fill(this.head, h("div", {class: "bar"}, h("h1", {}, j.name || `Job ${j.id}`), badge(j), h("span", {class: "muted"}, `job ${j.id} on ${j.device}`), h("a", {class: "button quiet", href: "#train"}, "All runs")));
+    this.charts.hidden = this.samples.hidden = j.type !== "train";
     this.bar.value = p.fraction || 0;
     this.bar.classList.toggle("idle", j.state !== "running");
     this.line.textContent = j.state === "queued" ? `Waiting, place ${j.queue_position} in the queue.`
@@ -109,7 +110,8 @@ class JobView {
       try {
         const value = /^\d+$/.test(which.value) ? Number(which.value) : which.value;
         await post(`models/${name.value}/from-job`, {job: this.id, checkpoint: value});
-        fill(said, h("p", {}, `${name.value} is served now.`), h("div", {class: "actions"}, h("a", {class: "button primary", href: `#generate/${name.value}`, onclick: () => d.close()}, "Generate with it"), this.rollBack(name.value, said)));
+        const canary = URL.createObjectURL(await (await request("GET", `jobs/${this.id}/samples/canary.png`, {accept: "image/png"})).blob());
+        fill(said, h("p", {}, `${name.value} is served now. It made this before it was:`), h("img", {class: "canary", src: canary, alt: "One image of each class", onload: () => URL.revokeObjectURL(canary)}), h("div", {class: "actions"}, h("a", {class: "button primary", href: `#generate/${name.value}`, onclick: () => d.close()}, "Generate with it"), this.rollBack(name.value, said)));
       } catch (error) {
         fill(said, h("p", {class: "error"}, error.detail || error.message));
       }

@@ -42,7 +42,7 @@ async function showList() {
 function estimateView(r) {
   const e = r.estimate;
   return h("section", {class: "estimate", "aria-label": "What the run would take"}, h("h3", {}, "It can run"),
-    h("dl", {class: "facts"}, fact("Parameters", count(e.parameters)), fact("Steps", `${count(e.steps)} (${count(e.steps_per_epoch)} an epoch)`), fact("Work of a step", si(e.flop_per_step, "FLOP")),
+    h("dl", {class: "facts"}, fact("Parameters", count(e.parameters)), fact("Steps", `${count(e.steps)} (${count(e.steps_per_epoch)} an epoch)`), e.seconds ? fact("Time", `about ${duration(e.seconds)} (from ${e.seconds_as})`) : null, fact("Work of a step", si(e.flop_per_step, "FLOP")),
       fact("Memory", bytes(e.memory_bytes)), fact("A checkpoint", bytes(e.checkpoint_bytes))));
 }
 

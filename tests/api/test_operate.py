@@ -117,7 +117,8 @@ def test_openapi_describes_training(daemon):
     """The schema of a configuration has every field, its default and its help: forms are made of it."""
     schemas = daemon.get("/openapi.json").json()["components"]["schemas"]
     config = schemas["TrainConfig"]["properties"]
-    assert schemas["Job"]["properties"]["config"]["$ref"] == "#/components/schemas/TrainConfig"
+    kinds = [r["$ref"].removeprefix("#/components/schemas/") for r in schemas["Job"]["properties"]["config"]["anyOf"]]
+    assert kinds == ["TrainConfig", "GenerateConfig"] and schemas["GenerateConfig"]["properties"]["steps"]["default"] == 50
     assert schemas["TrainConfig"]["required"] == ["model", "dataset"] and config["epochs"]["default"] == 100
     assert config["model"]["properties"]["channel_mult"]["default"] == [1, 2, 2, 2] and config["diffusion"]["properties"]["T"]["default"] == 1000
     assert "default" not in config["dataset"]["properties"]["mode"] and config["optimizer"]["properties"]["lr"]["exclusiveMinimum"] == 0
