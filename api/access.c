@@ -60,13 +60,19 @@ static bool host_check(struct exchange *x)
         return true;
     if (host_name(host, name, sizeof(name)) && is_listed(name, s->hosts, s->n_hosts))
         return true;
-    exchange_fail(x, PROBLEM_FOREIGN_HOST, "this daemon does not answer to the name \"%.100s\"; the option hosts lists "
-                                           "the names that it answers to",
+    exchange_fail(x, PROBLEM_FOREIGN_HOST,
+                  "this daemon does not answer to the name \"%.100s\"; the option hosts lists "
+                  "the names that it answers to",
                   name);
     return false;
 }
 
 /* ---- Origin ---- */
+
+static enum access access_of(const struct exchange *x)
+{
+    return x->route ? x->route->access : ACCESS_OPEN; // that nothing is there is no secret
+}
 
 static bool origin_is_listed(const struct exchange *x, const char *origin)
 {
@@ -88,11 +94,12 @@ static bool origin_check(struct exchange *x)
     const char *origin = exchange_request_header(x, "Origin");
     const char *site = exchange_request_header(x, "Sec-Fetch-Site");
     bool known = !origin || origin_is_own(x, origin) || origin_is_listed(x, origin);
-    bool cross = !origin && site && strcasecmp(site, "cross-site") == 0 && x->route->access != ACCESS_OPEN;
+    bool cross = !origin && site && strcasecmp(site, "cross-site") == 0 && access_of(x) != ACCESS_OPEN;
     if (known && !cross)
         return true;
-    exchange_fail(x, PROBLEM_FOREIGN_ORIGIN, "pages of %.100s may not use this daemon; the option origins lists those "
-                                             "that may",
+    exchange_fail(x, PROBLEM_FOREIGN_ORIGIN,
+                  "pages of %.100s may not use this daemon; the option origins lists those "
+                  "that may",
                   origin ? origin : "another site");
     return false;
 }
@@ -143,8 +150,9 @@ const char *access_role(enum access access)
 
 static bool unauthorized(struct exchange *x, bool given)
 {
-    exchange_fail(x, PROBLEM_NO_KEY, given ? "the key in the header Authorization is not known here"
-                                           : "this needs a key: Authorization: Bearer KEY");
+    exchange_fail(x, PROBLEM_NO_KEY,
+                  given ? "the key in the header Authorization is not known here"
+                        : "this needs a key: Authorization: Bearer KEY");
     exchange_header(x, "WWW-Authenticate",
                     given ? "Bearer realm=\"ddimd\", error=\"invalid_token\"" : "Bearer realm=\"ddimd\"");
     return false;
@@ -178,8 +186,8 @@ static bool rate_check(struct exchange *x)
 static bool key_check(struct exchange *x)
 {
     const struct api_settings *s = &x->settings->now;
-    enum access access = x->route->access;
-    if (!s->keys || (access == ACCESS_OPEN && !s->guard_operating))
+    enum access access = access_of(x);
+    if (!s->keys || strcmp(x->method, "OPTIONS") == 0 || (access == ACCESS_OPEN && !s->guard_operating))
         return true;
     const char *text = bearer(x);
     x->key = text ? keys_find(s->keys, text) : NULL;

@@ -139,7 +139,7 @@ static void result_headers(struct exchange *x, const struct result *r)
 /* A whole picture of many images may be larger than any answer. */
 static bool picture_fits(struct exchange *x, const struct picture *p)
 {
-    const struct request_limits *limits = &x->api->options.limits;
+    const struct request_limits *limits = &x->settings->now.limits;
     int64_t nrow = p->nrow < p->n ? p->nrow : p->n, rows = (p->n + nrow - 1) / nrow;
     int64_t width = (nrow * (p->width + PICTURE_PADDING) + PICTURE_PADDING) * p->scale;
     int64_t height = (rows * (p->height + PICTURE_PADDING) + PICTURE_PADDING) * p->scale;
@@ -160,7 +160,7 @@ static void kept_answer(struct exchange *x, int64_t job, const struct job_result
     int folder;
     int rc = job_folder_open(job_runner_root(x->api->options.runner), job, 0, &folder, &err);
     if (rc == 0) {
-        rc = kept_result_read(folder, range->first, range->count, &x->api->options.limits, &k, &err);
+        rc = kept_result_read(folder, range->first, range->count, &x->settings->now.limits, &k, &err);
         close(folder);
     }
     if (rc) {

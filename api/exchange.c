@@ -39,6 +39,7 @@ struct exchange *exchange_create(struct api *a, const char *uri)
     x->query = mark ? mark + 1 : "";
     if (mark)
         *mark = '\0';
+    x->settings = settings_get(a);
     x->watch = WATCH_NONE;
     x->begun_ns = now_ns();
     return x;
@@ -56,6 +57,7 @@ void exchange_release(struct exchange *x)
     if (x->response)
         MHD_destroy_response(x->response);
     work_free(x->work);
+    settings_release(x->settings);
     model_release(x->aside.model);
     text_done(&x->aside.text);
     text_done(&x->body);
@@ -104,6 +106,8 @@ const char *exchange_request_header(const struct exchange *x, const char *name)
 
 uint64_t exchange_client(const struct exchange *x)
 {
+    if (x->key)
+        return text_hash(TEXT_HASH_SEED, x->key->name, strlen(x->key->name));
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
     const struct sockaddr *address = info ? info->client_addr : NULL;
     if (address && address->sa_family == AF_INET) {

@@ -22,7 +22,8 @@
 struct MHD_Connection;
 struct MHD_Response;
 struct gate;
-struct work; // work.h
+struct work;     // work.h
+struct settings; // private.h
 
 enum { WATCH_NONE = -1, EXCHANGE_ASIDE_HEADERS = 8 };
 
@@ -44,6 +45,8 @@ struct exchange {
     const char *query;           // in uri; "" where there is none
     char method[24];             // cut where it is longer: none that is known is
     const struct route *route;   // NULL: none
+    struct settings *settings;   // of when it began
+    const struct key *key;       // whose it is, NULL: nobody's; lives in the settings
     char name[MODEL_NAME_BYTES]; // what stands for {name} in the route's path
     int offer;                   // index in route->offers
     bool begun, dispatched, busy;
@@ -86,7 +89,7 @@ void exchange_aside(struct exchange *x, void (*aside)(struct exchange *), void (
 
 /* A header of the request, NULL where it is absent. */
 const char *exchange_request_header(const struct exchange *x, const char *name);
-/* A hash of the client's address, for the fair share. */
+/* A hash of the client's key, or of its address, for the fair share. */
 uint64_t exchange_client(const struct exchange *x);
 
 /* One answer for each request. Takes body over. */

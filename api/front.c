@@ -135,13 +135,51 @@ static void on_job_end(void *context, int64_t job)
     job_waits_end(context, job);
 }
 
-static void limits_set(struct api *a)
+/* What the gates go by. */
+static void limits_set(struct api *a, const struct api_settings *s)
 {
-    const struct api_options *o = &a->options;
-    atomic_store(&a->limits.header_ms, (int)o->header_timeout_s * 1000);
-    atomic_store(&a->limits.body_ms, (int)o->body_timeout_s * 1000);
-    atomic_store(&a->limits.idle_ms, (int)o->idle_timeout_s * 1000);
-    atomic_store(&a->limits.max_body_bytes, o->max_body_bytes);
+    atomic_store(&a->limits.header_ms, (int)s->header_timeout_s * 1000);
+    atomic_store(&a->limits.body_ms, (int)s->body_timeout_s * 1000);
+    atomic_store(&a->limits.idle_ms, (int)s->idle_timeout_s * 1000);
+    atomic_store(&a->limits.max_body_bytes, s->max_body_bytes);
+    crowd_limit(a->crowd, (int)s->max_connections, (int)s->max_connections_each);
+}
+
+struct settings *settings_get(struct api *a)
+{
+    pthread_mutex_lock(&a->lock);
+    struct settings *s = a->settings;
+    atomic_fetch_add_explicit(&s->refs, 1, memory_order_relaxed);
+    pthread_mutex_unlock(&a->lock);
+    return s;
+}
+
+void settings_release(struct settings *s)
+{
+    if (!s || atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    keys_release(s->now.keys);
+    free(s);
+}
+
+int api_configure(struct api *a, const struct api_settings *settings)
+{
+    struct settings *s = malloc(sizeof(*s));
+    if (!s) {
+        keys_release(settings->keys);
+        return -ENOMEM;
+    }
+    atomic_init(&s->refs, 1);
+    s->now = *settings;
+    pthread_mutex_lock(&a->lock);
+    struct settings *old = a->settings;
+    if (s->now.keys && old)
+        keys_inherit(s->now.keys, old->now.keys);
+    a->settings = s;
+    pthread_mutex_unlock(&a->lock);
+    settings_release(old);
+    limits_set(a, settings);
+    return 0;
 }
 
 static void locks_init(struct api *a)
@@ -161,16 +199,20 @@ int api_create(const struct api_options *o, struct api **ret_api, struct error *
     if (!a)
         return error_set(err, -ENOMEM, NULL, "no memory for the HTTP interface");
     a->options = *o;
+    a->options.settings.keys = NULL; // handed over
     a->listen_fd = -1;
     a->started_ns = now_ns();
     metrics_init(a);
     atomic_init(&a->state, API_STARTING);
     atomic_init(&a->alive_ns, a->started_ns);
     locks_init(a);
-    limits_set(a);
     int rc = getrandom(&a->instance, sizeof(a->instance), 0) == sizeof(a->instance) ? 0 : -EIO;
     if (rc == 0)
-        rc = crowd_create((int)o->max_connections, (int)o->max_connections_each, &a->crowd);
+        rc = crowd_create(0, 0, &a->crowd);
+    if (rc == 0)
+        rc = api_configure(a, &o->settings);
+    else
+        keys_release(o->settings.keys);
     if (rc == 0)
         rc = hangup_create(on_gone, &a->hangup);
     if (rc == 0)
@@ -317,6 +359,7 @@ void api_free(struct api *a)
     job_waits_free(a->job_waits);
     hangup_free(a->hangup);
     crowd_free(a->crowd);
+    settings_release(a->settings);
     tls_credentials_release(a->credentials);
     pthread_cond_destroy(&a->idle);
     pthread_mutex_destroy(&a->lock);

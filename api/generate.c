@@ -64,7 +64,8 @@ static struct generation probe(const struct exchange *x)
                                .table = r->table,
                                .guidance = (float)r->fields.guidance,
                                .priority = r->fields.priority,
-                               .client = exchange_client(x)};
+                               .client = exchange_client(x),
+                               .max_client_row_steps = x->key ? x->key->max_row_steps : 0};
 }
 
 static void answer_dry_run(struct exchange *x)

@@ -55,6 +55,8 @@ static int request_line_read(struct line l, const struct head_limits *limits, st
                            (size_t)(end - target), limits->max_target_bytes);
     if (end == target || end == l.end || *end != ' ')
         return bad(p, "the address in the request line holds bytes that must be %-encoded, or is missing");
+    if (memmem(target, (size_t)(end - target), "%00", 3))
+        return bad(p, "the address in the request line holds %00"); // it would end a name early
     if (*target != '/' && *target != '*' && !memchr(target, ':', (size_t)(end - target)))
         return bad(p, "the address in the request line does not begin with /");
     h->method = l.at;

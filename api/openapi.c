@@ -157,13 +157,24 @@ static json_t *answers_of(const struct route *r, unsigned method)
                             json_pack("{ss}", "description", "If-None-Match names the answer to this fixed seed."));
         json_object_set_new(answers, "202", accepted_answer());
     }
-    problem_add(answers, PROBLEM_BAD_FIELD);
-    problem_add(answers, PROBLEM_NOT_ACCEPTABLE);
-    problem_add(answers, PROBLEM_BODY_TOO_LARGE);
-    problem_add(answers, PROBLEM_URI_TOO_LONG);
-    problem_add(answers, PROBLEM_HEADERS_TOO_LARGE);
-    problem_add(answers, PROBLEM_INTERNAL);
-    problem_add(answers, PROBLEM_OUT_OF_MEMORY);
+    static const enum problem_kind always[] = {PROBLEM_BAD_REQUEST,
+                                               PROBLEM_BAD_FIELD,
+                                               PROBLEM_NOT_ACCEPTABLE,
+                                               PROBLEM_REQUEST_TIMEOUT,
+                                               PROBLEM_FOREIGN_ORIGIN,
+                                               PROBLEM_FOREIGN_HOST,
+                                               PROBLEM_BODY_TOO_LARGE,
+                                               PROBLEM_URI_TOO_LONG,
+                                               PROBLEM_HEADERS_TOO_LARGE,
+                                               PROBLEM_INTERNAL,
+                                               PROBLEM_TOO_MANY_CONNECTIONS,
+                                               PROBLEM_OUT_OF_MEMORY,
+                                               PROBLEM_NONE};
+    static const enum problem_kind guarded[] = {PROBLEM_NO_KEY, PROBLEM_FORBIDDEN, PROBLEM_RATE_EXCEEDED, PROBLEM_NONE};
+    for (const enum problem_kind *k = always; *k; k++)
+        problem_add(answers, *k);
+    for (const enum problem_kind *k = guarded; *k; k++) // open ones, too, where guard_operating is set
+        problem_add(answers, *k);
     if (method == METHOD_POST && r->bodies)
         problem_add(answers, PROBLEM_UNSUPPORTED_MEDIA_TYPE);
     for (const enum problem_kind *k = r->problems; *k; k++)
@@ -188,6 +199,10 @@ static json_t *operation(const struct route *r, unsigned method)
     if (r->fields == generate_fields)
         json_array_append_new(parameters, header_parameter("Prefer", "respond-async: answers 202 and a job at once."));
     json_object_set_new(o, "parameters", parameters);
+    if (r->access != ACCESS_OPEN) {
+        json_object_set_new(o, "security", json_pack("[{s[]}{}]", "key")); // or none, where the daemon has no keys
+        json_object_set_new(o, "x-role", json_string(access_role(r->access)));
+    }
     if (method == METHOD_POST && r->bodies)
         json_object_set_new(o, "requestBody", request_body(r));
     return o;
@@ -239,13 +254,20 @@ static json_t *schemas(void)
     return all;
 }
 
+static json_t *security_schemes(void)
+{
+    return json_pack("{s{ss ss ss}}", "key", "type", "http", "scheme", "bearer", "description",
+                     "A key of the daemon, made by `ddimd keygen`. Needed where the daemon has keys; x-role of an "
+                     "operation says which role.");
+}
+
 static json_t *document(void)
 {
-    return json_pack("{ss s{ss ss ss s{ss}} s[{ss} {ss}] so s{so}}", "openapi", "3.1.0", "info", "title", "ddimd",
+    return json_pack("{ss s{ss ss ss s{ss}} s[{ss} {ss}] so s{so so}}", "openapi", "3.1.0", "info", "title", "ddimd",
                      "version", DDIMD_VERSION, "description",
                      "Class-conditional diffusion models, served with step-level batching.", "license", "name",
                      "Apache-2.0", "servers", "url", "/", "url", "/v1", "paths", paths(), "components", "schemas",
-                     schemas());
+                     schemas(), "securitySchemes", security_schemes());
 }
 
 void handle_openapi(struct exchange *x)

@@ -118,15 +118,17 @@ static void names_write(struct text *t, const char *key, const char *const *name
     json_close(t, ']');
 }
 
-static void limits_write(const struct api_options *o, struct text *t)
+static void limits_write(const struct exchange *x, struct text *t)
 {
+    const struct api_options *o = &x->api->options;
+    const struct api_settings *s = &x->settings->now;
     json_key(t, "limits");
     json_open(t, '{');
-    json_key(t, "images"), json_int(t, o->limits.max_images);
-    json_key(t, "row_steps"), json_int(t, o->limits.max_row_steps);
-    json_key(t, "result_bytes"), json_int(t, o->limits.max_result_bytes);
-    json_key(t, "picture_bytes"), json_int(t, o->limits.max_picture_bytes);
-    json_key(t, "body_bytes"), json_uint(t, o->max_body_bytes);
+    json_key(t, "images"), json_int(t, s->limits.max_images);
+    json_key(t, "row_steps"), json_int(t, s->limits.max_row_steps);
+    json_key(t, "result_bytes"), json_int(t, s->limits.max_result_bytes);
+    json_key(t, "picture_bytes"), json_int(t, s->limits.max_picture_bytes);
+    json_key(t, "body_bytes"), json_uint(t, s->max_body_bytes);
     json_key(t, "address_bytes"), json_uint(t, o->max_uri_bytes);
     json_key(t, "header_bytes"), json_uint(t, o->max_header_bytes);
     json_close(t, '}');
@@ -143,7 +145,7 @@ static void capabilities_aside(struct exchange *x)
     json_key(t, "version"), json_text(t, DDIMD_VERSION);
     json_key(t, "device"), json_text(t, o->device);
     json_key(t, "devices"), json_int(t, scheduler_n_devices(o->scheduler));
-    limits_write(o, t);
+    limits_write(x, t);
     names_write(t, "methods", step_method_names);
     names_write(t, "samplers", sampler_names);
     names_write(t, "priorities", priority_names);

@@ -13,6 +13,12 @@ struct job_streams;
 struct crowd;
 struct front;
 
+/* Settings as one request sees them. */
+struct settings {
+    atomic_int refs;
+    struct api_settings now;
+};
+
 struct api {
     struct api_options options;
     struct front *fronts; // [n_fronts]
@@ -36,6 +42,7 @@ struct api {
     int n_live, n_busy; // busy: wholly received, not yet wholly answered
     struct exchange *newest, *oldest;
     struct tls_credentials *credentials; // locked, too; NULL: not secure
+    struct settings *settings;           // locked, too
 
     /* metrics */
     _Atomic uint64_t answers[ROUTE_MAX_COUNT + 1][STATUS_KINDS]; // the last row: no route
@@ -47,6 +54,10 @@ int64_t now_ns(void); // CLOCK_MONOTONIC
 /* A new id for a request. */
 void api_request_id(struct api *a, char ret_id[REQUEST_ID_BYTES]);
 void api_log(struct api *a, int priority, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* A reference to the settings of now. */
+struct settings *settings_get(struct api *a);
+void settings_release(struct settings *s); // NULL is fine
 
 /* True where generations are taken; else the problem is answered. */
 bool api_check_ready(struct exchange *x);

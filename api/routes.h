@@ -10,6 +10,9 @@
 
 struct exchange;
 
+/* Who may use a route where there are keys; a row that says nothing is for admins. */
+enum access { ACCESS_ADMIN, ACCESS_OPEN, ACCESS_ANY, ACCESS_GENERATE, ACCESS_TRAIN };
+
 enum { METHOD_GET = 1, METHOD_POST = 2, METHOD_DELETE = 4 };
 
 struct route {
@@ -24,6 +27,7 @@ struct route {
     const void *defaults;              // of fields; NULL: fields_defaults
     const char *schema;                // name of a JSON body's schema; NULL: "Generate"
     int status;                        // of a good answer; 0: 200
+    enum access access;
 };
 extern const struct route route_table[]; // ends with a NULL path
 enum { ROUTE_MAX_COUNT = 48 };
@@ -39,5 +43,8 @@ bool route_is_name(const char *name);
 void route_allow(const struct route *r, char *ret_allow, size_t bytes);
 /* The bit of a method that the table knows, 0 for others. HEAD counts as GET. */
 unsigned route_method(const char *method);
+
+/* "generate", ...; "any" for ACCESS_ANY, NULL for ACCESS_OPEN. */
+const char *access_role(enum access access);
 
 #endif

@@ -4,6 +4,7 @@
  */
 #include "api/server.h"
 
+#include "api/access.h"
 #include "api/gate.h"
 #include "api/hangup.h"
 #include "api/negotiate.h"
@@ -65,7 +66,7 @@ static void request_id_choose(struct exchange *x)
 static bool length_check(struct exchange *x)
 {
     const char *length = exchange_request_header(x, "Content-Length");
-    size_t max = x->api->options.max_body_bytes;
+    size_t max = x->settings->now.max_body_bytes;
     if (length && strtoull(length, NULL, 10) > max)
         exchange_fail(x, PROBLEM_BODY_TOO_LARGE, "the body has %s bytes; the limit is %zu", length, max);
     return !x->response;
@@ -79,6 +80,7 @@ static bool method_check(struct exchange *x)
         struct text empty = {0};
         exchange_answer(x, MHD_HTTP_NO_CONTENT, NULL, &empty);
         exchange_header(x, "Allow", allow);
+        access_preflight(x, allow);
     } else if (!(x->route->methods & route_method(x->method))) {
         exchange_fail(x, PROBLEM_METHOD_NOT_ALLOWED, "%.64s does not answer to %.32s; it answers to %s", x->uri,
                       x->method, allow);
@@ -146,7 +148,7 @@ static void begin(struct exchange *x, const char *path)
     x->route = route_find(path, x->name);
     if (x->route)
         x->route = route_choose(x->route, x->method);
-    if (!length_check(x))
+    if (!access_check(x) || !length_check(x))
         return;
     if (!x->route) {
         exchange_fail(x, PROBLEM_NOT_FOUND, "there is nothing at %.200s; GET /openapi.json lists the paths", x->uri);
@@ -187,6 +189,7 @@ static enum MHD_Result answer(struct exchange *x)
         exchange_fail(x, PROBLEM_INTERNAL, "the request was not answered");
     if (!x->response)
         return MHD_NO;
+    access_headers(x);
     enum MHD_Result rc = MHD_queue_response(x->connection, (unsigned)x->status, x->response);
     MHD_destroy_response(x->response);
     x->response = NULL;
@@ -247,8 +250,9 @@ static void log_request(struct exchange *x)
         work_note(x);
     bool quiet = x->route && (x->route->handle == handle_healthz || x->route->handle == handle_readyz ||
                               x->route->handle == handle_metrics);
-    api_log(x->api, quiet ? LOG_DEBUG : LOG_INFO, "request id=%s method=%.16s path=%s status=%d%s total_ms=%.2f",
-            x->request_id, x->method, path, x->status, x->note, (double)(now_ns() - x->begun_ns) / 1e6);
+    api_log(x->api, quiet ? LOG_DEBUG : LOG_INFO, "request id=%s method=%.16s path=%s status=%d%s%s%s total_ms=%.2f",
+            x->request_id, x->method, path, x->status, x->key ? " key=" : "", x->key ? x->key->name : "", x->note,
+            (double)(now_ns() - x->begun_ns) / 1e6);
 }
 
 static void on_completed(void *context, struct MHD_Connection *connection, void **request,
@@ -282,11 +286,11 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
 struct MHD_Daemon *server_start(struct front *f)
 {
     const struct api_options *o = &f->api->options;
-    enum { SPARE = 64 }; // connections that end here while others begin
+    enum { MAX_CONNECTIONS = 1 << 17 }; // the gate counts them
     /* What the gate lets through fits into the memory of a connection, header lines and what is kept of each. */
     return MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL,
                             on_request, f, MHD_OPTION_URI_LOG_CALLBACK, on_uri, f, MHD_OPTION_NOTIFY_COMPLETED,
-                            on_completed, f, MHD_OPTION_CONNECTION_LIMIT, o->max_connections + SPARE,
+                            on_completed, f, MHD_OPTION_CONNECTION_LIMIT, (unsigned)MAX_CONNECTIONS,
                             MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
                             (size_t)4 * (o->max_uri_bytes + o->max_header_bytes), MHD_OPTION_STRICT_FOR_CLIENT, 1,
                             MHD_OPTION_END);

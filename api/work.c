@@ -73,7 +73,7 @@ static void resolve(struct exchange *x, void (*next)(struct exchange *x))
 {
     struct work *w = x->work;
     struct problem p;
-    if (recipe_resolve(&w->fields, w->model, &x->api->options.limits, &w->recipe, &p))
+    if (recipe_resolve(&w->fields, w->model, &x->settings->now.limits, &w->recipe, &p))
         exchange_problem(x, &p);
     else
         next(x);
@@ -141,6 +141,7 @@ static struct generation *generation_of(const struct exchange *x, int32_t previe
     if (recipe_generation(&x->work->recipe, 0, x->work->recipe.n_images, &g))
         return NULL;
     g->client = exchange_client(x);
+    g->max_client_row_steps = x->key ? x->key->max_row_steps : 0;
     g->preview_every = preview_every;
     g->context = (void *)x;
     g->on.done = on_done;

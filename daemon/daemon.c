@@ -3,6 +3,7 @@
 #include "daemon/daemon.h"
 
 #include "daemon/notify.h"
+#include "daemon/settings.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -86,10 +87,14 @@ static int events_open(struct daemon *d, struct error *err)
 
 static int socket_open(struct daemon *d, struct error *err)
 {
+    const struct options *o = d->options;
+    struct listener_options l = settings_listener(o);
     int n = sd_listen_fds(1);
-    if (n > 0)
-        return listener_adopt(SD_LISTEN_FDS_START, n, &d->listener, err);
-    return listener_open(d->options->listen, &d->listener, err);
+    int rc = n > 0 ? listener_adopt(SD_LISTEN_FDS_START, n, &l, &d->listener, err)
+                   : listener_open(o->listen, &l, &d->listener, err);
+    if (rc == 0 && !d->listener.loopback && !l.secure)
+        log_line(&d->log, LOG_WARNING, "keys and images travel unencrypted: tls_certificate is not set");
+    return rc;
 }
 
 /* How many compute threads a CPU device gets: its share of what there is, one at least. 0: all, it is alone. */
@@ -215,8 +220,8 @@ static int all_jobs_open(struct daemon *d, struct error *err)
 static int http_open(struct daemon *d, struct error *err)
 {
     const struct options *o = d->options;
-    int64_t queue = o->max_queue_row_steps, steps = o->max_row_steps;
     struct api *api = NULL;
+    struct tls_credentials *credentials = NULL;
     struct api_options a = {.scheduler = d->scheduler,
                             .models = d->models,
                             .jobs = d->jobs.store,
@@ -226,25 +231,21 @@ static int http_open(struct daemon *d, struct error *err)
                             .models_folder = o->models,
                             .job_device = d->backend->name,
                             .job_f32 = precision_of(d) == DTYPE_F32,
-                            .limits = {.max_images = o->max_images,
-                                       .max_row_steps = queue && queue < steps ? queue : steps,
-                                       .max_result_bytes = o->max_result_mib * MIB,
-                                       .max_picture_bytes = o->max_picture_mib * MIB},
-                            .max_body_bytes = (size_t)o->max_body_kib * 1024,
                             .max_uri_bytes = 8192,
                             .max_header_bytes = 16384,
-                            .max_connections = (unsigned)o->max_connections,
-                            .max_connections_each = (unsigned)o->max_connections_each,
-                            .header_timeout_s = (unsigned)o->header_timeout_seconds,
-                            .body_timeout_s = (unsigned)o->body_timeout_seconds,
-                            .idle_timeout_s = (unsigned)o->idle_timeout_seconds,
                             .n_threads = (unsigned)o->http_threads,
                             .log = log_callback,
                             .log_context = &d->log};
     device_kind(d, a.device, sizeof(a.device));
-    int rc = api_create(&a, &api, err);
+    int rc = settings_load(o, &a.settings, &credentials, err);
     if (rc)
         return rc;
+    rc = api_create(&a, &api, err);
+    if (rc) {
+        tls_credentials_release(credentials);
+        return rc;
+    }
+    api_set_credentials(api, credentials);
     atomic_store(&d->api, api);
     return 0;
 }
@@ -359,14 +360,50 @@ int daemon_start(struct daemon *d, struct error *err)
 
 /* ---- wait and stop ---- */
 
+/* What SIGHUP changes, as long as nothing is wrong with any of it. */
+static int settings_apply(struct daemon *d, const struct options *wanted, struct error *err)
+{
+    struct api *api = atomic_load(&d->api);
+    struct api_settings settings;
+    struct tls_credentials *credentials = NULL;
+    int rc = settings_load(wanted, &settings, &credentials, err);
+    if (rc)
+        return rc;
+    if (!credentials != !d->options->tls_certificate[0])
+        rc = error_set(err, -EINVAL, "tls_certificate", "HTTP and HTTPS are not exchanged while the daemon runs");
+    if (rc == 0 && !settings.keys && !d->listener.loopback)
+        rc = error_set(err, -EINVAL, "keys", "without keys %s is not served", d->listener.address);
+    if (rc == 0 && wanted->default_model[0] && strcmp(wanted->default_model, d->options->default_model) != 0)
+        rc = model_store_set_default(d->models, wanted->default_model, err);
+    if (rc) {
+        keys_release(settings.keys);
+        tls_credentials_release(credentials);
+        return rc;
+    }
+    api_set_credentials(api, credentials);
+    return api_configure(api, &settings);
+}
+
 int daemon_reload(struct daemon *d, struct error *err)
 {
-    struct options o;
+    static struct options wanted, merged; // large
+    char names[256];
     enum command command;
-    int rc = options_parse(d->argc, d->argv, &o, &command, err);
-    if (rc == 0)
-        log_set_level(&d->log, log_level_priority(o.log_level));
-    return rc;
+    int rc = options_parse(d->argc, d->argv, &wanted, &command, err);
+    if (rc)
+        return rc;
+    merged = *d->options;
+    rc = options_merge_live(&merged, &wanted, names, sizeof(names));
+    if (rc)
+        return error_set(err, rc, NULL, "no memory to read the configuration again");
+    rc = settings_apply(d, &merged, err);
+    if (rc)
+        return rc;
+    *d->options = merged;
+    log_set_level(&d->log, log_level_priority(merged.log_level));
+    if (names[0])
+        log_line(&d->log, LOG_WARNING, "SIGHUP: these options change only with a restart: %s", names);
+    return 0;
 }
 
 static void on_sighup(struct daemon *d)

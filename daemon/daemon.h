@@ -15,8 +15,8 @@
 enum { EXIT_DEVICE_LOST = 3 };
 
 struct daemon {
-    const struct options *options;
-    int argc; // the command line, for reloads
+    struct options *options; // borrowed; a reload changes them
+    int argc;                // the command line, for reloads
     char **argv;
     struct log log;
     struct listener listener;

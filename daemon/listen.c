@@ -93,25 +93,28 @@ static void unix_remove_stale(const union address *a)
 }
 
 /* Fills in the address as it came out: with port 0 the port that was free. */
-static int describe(int fd, struct listener *l, struct error *err)
+static int describe(int fd, const struct listener_options *o, struct listener *l, struct error *err)
 {
     union address a;
     socklen_t bytes = sizeof(a);
     char host[INET6_ADDRSTRLEN] = "";
     if (getsockname(fd, &a.any, &bytes))
         return error_set(err, -errno, "listen", "the socket has no address: %s", strerror(errno));
-    if (!is_loopback(&a))
+    if (!is_loopback(&a) && !o->has_keys)
         return error_set(err, -EINVAL, "listen",
                          "there are no keys, so everyone who reaches the socket may use it: only loopback addresses "
                          "(127.0.0.1, [::1]) and unix sockets are served");
+    l->loopback = is_loopback(&a);
     if (a.any.sa_family == AF_UNIX) {
         snprintf(l->address, sizeof(l->address), "unix:%s", a.un.sun_path);
     } else if (a.any.sa_family == AF_INET6) {
         inet_ntop(AF_INET6, &a.in6.sin6_addr, host, sizeof(host));
-        snprintf(l->address, sizeof(l->address), "http://[%s]:%u", host, ntohs(a.in6.sin6_port));
+        snprintf(l->address, sizeof(l->address), "%s://[%s]:%u", o->secure ? "https" : "http", host,
+                 ntohs(a.in6.sin6_port));
     } else {
         inet_ntop(AF_INET, &a.in.sin_addr, host, sizeof(host));
-        snprintf(l->address, sizeof(l->address), "http://%s:%u", host, ntohs(a.in.sin_port));
+        snprintf(l->address, sizeof(l->address), "%s://%s:%u", o->secure ? "https" : "http", host,
+                 ntohs(a.in.sin_port));
     }
     return 0;
 }
@@ -127,27 +130,45 @@ static int bind_and_listen(int fd, const union address *a, socklen_t bytes)
     return listen(fd, SOMAXCONN) ? -errno : 0;
 }
 
-int listener_open(const char *spec, struct listener *ret_listener, struct error *err)
+/* The address, where it may be served. */
+static int spec_parse(const char *spec, const struct listener_options *o, union address *ret_address,
+                      socklen_t *ret_bytes, struct error *err)
+{
+    bool is_unix = strncmp(spec, "unix:", 5) == 0;
+    if (is_unix ? unix_parse(spec, ret_address, ret_bytes) : inet_parse(spec, ret_address, ret_bytes))
+        return bad_address(spec, err);
+    if (is_loopback(ret_address) || o->has_keys)
+        return 0;
+    return error_set(err, -EINVAL, "listen",
+                     "there are no keys, so everyone who reaches %.80s could use it: listen on a loopback address "
+                     "(127.0.0.1, [::1]) or a unix socket, or make keys (ddimd keygen)",
+                     spec);
+}
+
+int listener_check(const char *spec, const struct listener_options *o, struct error *err)
+{
+    union address a;
+    socklen_t bytes = 0;
+    return spec_parse(spec, o, &a, &bytes, err);
+}
+
+int listener_open(const char *spec, const struct listener_options *o, struct listener *ret_listener, struct error *err)
 {
     union address a;
     socklen_t bytes = 0;
     struct listener l = {.fd = -1};
     bool is_unix = strncmp(spec, "unix:", 5) == 0;
-    if (is_unix ? unix_parse(spec, &a, &bytes) : inet_parse(spec, &a, &bytes))
-        return bad_address(spec, err);
-    if (!is_loopback(&a))
-        return error_set(err, -EINVAL, "listen",
-                         "there are no keys, so everyone who reaches %.80s could use it: listen on a loopback address "
-                         "(127.0.0.1, [::1]) or a unix socket",
-                         spec);
+    int rc = spec_parse(spec, o, &a, &bytes, err);
+    if (rc)
+        return rc;
     int fd = socket(a.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return error_set(err, -errno, "listen", "no socket for %.100s: %s", spec, strerror(errno));
-    int rc = bind_and_listen(fd, &a, bytes);
+    rc = bind_and_listen(fd, &a, bytes);
     if (rc)
         error_set(err, rc, "listen", "%.100s cannot be listened on: %s", spec, strerror(-rc));
     else
-        rc = describe(fd, &l, err);
+        rc = describe(fd, o, &l, err);
     if (rc) {
         close(fd);
         return rc;
@@ -159,7 +180,7 @@ int listener_open(const char *spec, struct listener *ret_listener, struct error 
     return 0;
 }
 
-int listener_adopt(int fd, int n, struct listener *ret_listener, struct error *err)
+int listener_adopt(int fd, int n, const struct listener_options *o, struct listener *ret_listener, struct error *err)
 {
     struct listener l = {.fd = fd, .inherited = true};
     if (n != 1)
@@ -172,7 +193,7 @@ int listener_adopt(int fd, int n, struct listener *ret_listener, struct error *e
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK)) // several threads accept
         return error_set(err, -errno, "listen", "the socket cannot be prepared: %s", strerror(errno));
-    int rc = describe(fd, &l, err);
+    int rc = describe(fd, o, &l, err);
     if (rc == 0)
         *ret_listener = l;
     return rc;

@@ -1,16 +1,19 @@
 /* main.c: ddimd, the program. Exit status: 0 stopped as asked, 1 not started, 2 wrong options, 3 device lost. */
 #include "daemon/daemon.h"
+#include "daemon/keygen.h"
 #include "daemon/notify.h"
+#include "daemon/settings.h"
 #include "kernels/backend.h"
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <syslog.h>
 
 enum { EXIT_NOT_STARTED = 1, EXIT_WRONG_OPTIONS = 2 };
 
-static int run(const struct options *o, int argc, char **argv)
+static int run(struct options *o, int argc, char **argv)
 {
     struct daemon d = {.options = o,
                        .argc = argc,
@@ -36,6 +39,12 @@ static int run(const struct options *o, int argc, char **argv)
     return status;
 }
 
+static int complain(const struct error *err)
+{
+    fprintf(stderr, "ddimd: %s\n", err->message);
+    return EXIT_WRONG_OPTIONS;
+}
+
 int main(int argc, char **argv)
 {
     backend_cpu_settle(argv);
@@ -43,10 +52,10 @@ int main(int argc, char **argv)
     static struct options o;
     struct error err = {0};
     enum command command = COMMAND_RUN;
-    if (options_parse(argc, argv, &o, &command, &err)) {
-        fprintf(stderr, "ddimd: %s\n", err.message);
-        return EXIT_WRONG_OPTIONS;
-    }
+    if (argc > 1 && strcmp(argv[1], "keygen") == 0)
+        return keygen(argc - 2, argv + 2, stdout, &err) ? complain(&err) : EXIT_SUCCESS;
+    if (options_parse(argc, argv, &o, &command, &err))
+        return complain(&err);
     switch (command) {
     case COMMAND_HELP:
         options_help(stdout);
@@ -54,7 +63,12 @@ int main(int argc, char **argv)
     case COMMAND_VERSION:
         puts("ddimd " DDIMD_VERSION);
         return EXIT_SUCCESS;
+    case COMMAND_PRINT_CONFIG:
+        options_reference(stdout);
+        return EXIT_SUCCESS;
     case COMMAND_CHECK_CONFIG:
+        if (settings_check(&o, &err))
+            return complain(&err);
         puts("The configuration is good.");
         return EXIT_SUCCESS;
     case COMMAND_CONFIG_SCHEMA:

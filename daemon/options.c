@@ -1,7 +1,7 @@
 /* options.c: see options.h. */
 #include "daemon/options.h"
 
-#include "model/json.h"
+#include "model/json_file.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -15,9 +15,25 @@ static const char *const log_format_names[] = {"text", "json", NULL};
 #define AT(member) offsetof(struct options, member)
 static const struct json_field option_fields[] = {
     {"listen", FIELD_STRING, AT(listen), .item_bytes = OPTION_PATH_BYTES,
-     .help = "address to serve: 127.0.0.1:PORT, [::1]:PORT (port 0: any that is free), or unix:/path"},
+     .help =
+         "address to serve: 127.0.0.1:PORT, [::1]:PORT (port 0: any that is free), unix:/path, or with keys any other"},
+    {"keys", FIELD_STRING, AT(keys), .item_bytes = OPTION_PATH_BYTES, .live = true,
+     .help = "file of keys (ddimd keygen); empty: none is needed, and only loopback and unix sockets are served"},
+    {"guard_operating", FIELD_BOOL, AT(guard_operating), .live = true,
+     .help = "with keys: the page, /healthz, /readyz, /metrics, /version and /openapi.json ask for one, too"},
+    {"tls_certificate", FIELD_STRING, AT(tls_certificate), .item_bytes = OPTION_PATH_BYTES, .live = true,
+     .help = "PEM file with the certificate and its chain: HTTPS is served; empty: HTTP is"},
+    {"tls_key", FIELD_STRING, AT(tls_key), .item_bytes = OPTION_PATH_BYTES, .live = true,
+     .help = "PEM file with the certificate's key"},
+    {"hosts", FIELD_STRING_LIST, AT(hosts), .item_bytes = OPTION_ITEM_BYTES, .max_items = OPTION_MAX_ITEMS,
+     .count_offset = AT(n_hosts), .live = true,
+     .help = "names that the daemon answers to, besides addresses, localhost and names without a dot; with keys and "
+             "without a list: every name"},
+    {"origins", FIELD_STRING_LIST, AT(origins), .item_bytes = OPTION_ITEM_BYTES, .max_items = OPTION_MAX_ITEMS,
+     .count_offset = AT(n_origins), .live = true,
+     .help = "other sites whose pages may use the daemon (CORS), as https://lab.example"},
     {"models", FIELD_STRING, AT(models), .item_bytes = OPTION_PATH_BYTES, .help = "folder of model files"},
-    {"default_model", FIELD_STRING, AT(default_model), .item_bytes = OPTION_NAME_BYTES,
+    {"default_model", FIELD_STRING, AT(default_model), .item_bytes = OPTION_NAME_BYTES, .live = true,
      .help = "model that requests get which name none; empty: digits where there is one, else the first by name"},
     {"backend", FIELD_STRING, AT(backend), .item_bytes = 16, .help = "auto, cpu or cuda"},
     {"devices", FIELD_STRING, AT(devices), .item_bytes = 128,
@@ -26,12 +42,14 @@ static const struct json_field option_fields[] = {
     {"precision", FIELD_ENUM, AT(precision), .names = precision_names,
      .help = "numbers to compute with: auto (what the device does best), f32 or bf16"},
     {"threads", FIELD_INT32, AT(threads), 0, 1024, .help = "threads of a CPU device; 0: one for each core"},
-    {"max_images", FIELD_INT32, AT(max_images), 1, 65536, .help = "images of one request"},
-    {"max_row_steps", FIELD_INT64, AT(max_row_steps), 1, 1e12,
+    {"max_images", FIELD_INT32, AT(max_images), 1, 65536, .live = true, .help = "images of one request"},
+    {"max_row_steps", FIELD_INT64, AT(max_row_steps), 1, 1e12, .live = true,
      .help = "work of one request: images times steps, twice that with guidance"},
-    {"max_result_mib", FIELD_INT32, AT(max_result_mib), 1, 65536, .help = "MiB of the results of one request, in f32"},
-    {"max_picture_mib", FIELD_INT32, AT(max_picture_mib), 1, 4096, .help = "MiB of the finished picture, uncompressed"},
-    {"max_body_kib", FIELD_INT32, AT(max_body_kib), 1, 1048576, .help = "KiB of a request's body"},
+    {"max_result_mib", FIELD_INT32, AT(max_result_mib), 1, 65536, .live = true,
+     .help = "MiB of the results of one request, in f32"},
+    {"max_picture_mib", FIELD_INT32, AT(max_picture_mib), 1, 4096, .live = true,
+     .help = "MiB of the finished picture, uncompressed"},
+    {"max_body_kib", FIELD_INT32, AT(max_body_kib), 1, 1048576, .live = true, .help = "KiB of a request's body"},
     {"max_queue_images", FIELD_INT32, AT(max_queue_images), 0, 1e9,
      .help = "images of all requests queued and running; 0: no limit"},
     {"max_queue_row_steps", FIELD_INT64, AT(max_queue_row_steps), 0, 1e15,
@@ -42,19 +60,20 @@ static const struct json_field option_fields[] = {
     {"max_model_mib", FIELD_INT32, AT(max_model_mib), 0, 1048576,
      .help = "MiB of resident models, beyond which idle ones are unloaded; 0: no limit"},
     {"max_rows", FIELD_INT32, AT(max_rows), 0, 4096, .help = "batch rows of one step; 0: by measurement"},
-    {"max_connections", FIELD_INT32, AT(max_connections), 1, 65536, .help = "open connections"},
-    {"max_connections_each", FIELD_INT32, AT(max_connections_each), 0, 65536,
+    {"max_connections", FIELD_INT32, AT(max_connections), 1, 65536, .live = true, .help = "open connections"},
+    {"max_connections_each", FIELD_INT32, AT(max_connections_each), 0, 65536, .live = true,
      .help = "open connections of one address; 0: no limit"},
     {"http_threads", FIELD_INT32, AT(http_threads), 1, 64, .help = "threads that serve connections"},
-    {"header_timeout_seconds", FIELD_INT32, AT(header_timeout_seconds), 1, 86400,
+    {"header_timeout_seconds", FIELD_INT32, AT(header_timeout_seconds), 1, 86400, .live = true,
      .help = "for a request's header to arrive, and for a TLS handshake"},
-    {"body_timeout_seconds", FIELD_INT32, AT(body_timeout_seconds), 1, 86400,
+    {"body_timeout_seconds", FIELD_INT32, AT(body_timeout_seconds), 1, 86400, .live = true,
      .help = "for a request's body to arrive, and a second more for each KiB of it"},
-    {"idle_timeout_seconds", FIELD_INT32, AT(idle_timeout_seconds), 1, 86400,
+    {"idle_timeout_seconds", FIELD_INT32, AT(idle_timeout_seconds), 1, 86400, .live = true,
      .help = "after which a connection without a request is closed, and one that takes no more of its answer"},
-    {"drain_seconds", FIELD_INT32, AT(drain_seconds), 0, 86400,
+    {"drain_seconds", FIELD_INT32, AT(drain_seconds), 0, 86400, .live = true,
      .help = "how long requests under way may take to end after SIGTERM"},
-    {"log_level", FIELD_ENUM, AT(log_level), .names = log_level_names, .help = "error, warning, info or debug"},
+    {"log_level", FIELD_ENUM, AT(log_level), .names = log_level_names, .live = true,
+     .help = "error, warning, info or debug"},
     {"log_format", FIELD_ENUM, AT(log_format), .names = log_format_names,
      .help = "text (with fields where the journal is) or json, one object for each line"},
     {"state", FIELD_STRING, AT(state), .item_bytes = OPTION_PATH_BYTES,
@@ -99,54 +118,14 @@ static const struct options option_defaults = {
 
 /* ---- the file ---- */
 
-static int file_read(const char *path, char **ret_text, size_t *ret_bytes, struct error *err)
-{
-    enum { MAX_BYTES = 1 << 20 };
-    FILE *f = fopen(path, "re");
-    if (!f)
-        return error_set(err, -errno, "config", "%s cannot be opened: %s", path, strerror(errno));
-    char *text = malloc(MAX_BYTES);
-    size_t n = text ? fread(text, 1, MAX_BYTES, f) : 0;
-    int rc = 0;
-    if (!text)
-        rc = error_set(err, -ENOMEM, "config", "no memory for %s", path);
-    else if (ferror(f))
-        rc = error_set(err, -EIO, "config", "%s cannot be read", path);
-    else if (n == MAX_BYTES)
-        rc = error_set(err, -EINVAL, "config", "%s is too large for a configuration", path);
-    fclose(f);
-    if (rc) {
-        free(text);
-        return rc;
-    }
-    *ret_text = text;
-    *ret_bytes = n;
-    return 0;
-}
-
-/* An error in the file begins with the file's name. */
-static int file_error(const char *path, int rc, struct error *err)
-{
-    struct error inner = *err;
-    error_set(err, rc, inner.field, "%.200s: %s%s%.150s", path, inner.field, inner.field[0] ? " " : "", inner.message);
-    snprintf(err->nearest, sizeof(err->nearest), "%s", inner.nearest);
-    return rc;
-}
-
 static int file_apply(const char *path, struct options *o, struct error *err)
 {
-    char *text = NULL;
-    size_t n = 0;
-    json_t *json = NULL;
-    int rc = file_read(path, &text, &n, err);
-    if (rc)
-        return rc;
-    rc = json_parse(text, n, &json, err);
+    struct json_file f = {0};
+    int rc = json_file_open(path, "config", &f, err);
     if (rc == 0)
-        rc = json_fields_read(json, "", option_fields, o, NULL, err);
-    free(text);
-    json_decref(json);
-    return rc ? file_error(path, rc, err) : 0;
+        rc = json_file_read(&f, option_fields, o, NULL, err);
+    json_file_done(&f);
+    return rc;
 }
 
 /* ---- the command line ---- */
@@ -163,13 +142,14 @@ static const char *dashed(const char *name, char buffer[64])
 
 static int unknown_option(const char *argument, struct error *err)
 {
-    static const char *const others[] = {"--config", "--check-config", "--config-schema", "--help", "--version"};
+    static const char *const others[] = {"--config",        "--check-config", "--print-config",
+                                         "--config-schema", "--help",         "--version"};
     char names[JSON_MAX_FIELDS][64];
-    const char *list[JSON_MAX_FIELDS + 6], *nearest;
+    const char *list[JSON_MAX_FIELDS + 7], *nearest;
     int n = 0;
     for (; option_fields[n].name; n++)
         list[n] = dashed(option_fields[n].name, names[n]);
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < 6; i++)
         list[n++] = others[i];
     list[n] = NULL;
     nearest = error_nearest_name(argument, list);
@@ -230,6 +210,8 @@ static int arguments_read(int argc, char **argv, struct options *o, const char *
         const char *argument = argv[i], *value;
         if (!strcmp(argument, "--check-config")) {
             *ret_command = COMMAND_CHECK_CONFIG;
+        } else if (!strcmp(argument, "--print-config")) {
+            *ret_command = COMMAND_PRINT_CONFIG;
         } else if (!strcmp(argument, "--config-schema")) {
             *ret_command = COMMAND_CONFIG_SCHEMA;
         } else if (!strcmp(argument, "--help") || !strcmp(argument, "-h")) {
@@ -256,6 +238,9 @@ static int arguments_read(int argc, char **argv, struct options *o, const char *
 
 static int values_check(const struct options *o, struct error *err)
 {
+    if (!o->tls_certificate[0] != !o->tls_key[0])
+        return error_set(err, -EINVAL, o->tls_key[0] ? "tls_certificate" : "tls_key",
+                         "tls_certificate and tls_key belong together: one of them is missing");
     static const char *const backends[] = {"auto", "cpu", "cuda", NULL};
     for (int i = 0; backends[i]; i++)
         if (!strcmp(o->backend, backends[i]))
@@ -288,28 +273,104 @@ int log_level_priority(enum log_level level)
     return priorities[level];
 }
 
+static const char *argument_of(const struct json_field *f)
+{
+    switch (f->kind) {
+    case FIELD_BOOL:
+        return "BOOL";
+    case FIELD_ENUM:
+        return "NAME";
+    case FIELD_STRING:
+        return "TEXT";
+    case FIELD_STRING_LIST:
+        return "LIST";
+    default:
+        return "N";
+    }
+}
+
 void options_help(FILE *to)
 {
     json_t *defaults = json_fields_write(option_fields, &option_defaults);
-    fputs("Usage: ddimd [OPTION]...\n\nServes diffusion models over HTTP.\n\n", to);
+    fputs("Usage: ddimd [OPTION]...\n       ddimd keygen FILE --name NAME [--roles ROLE,...]\n\n", to);
+    fputs("Serves diffusion models over HTTP. keygen adds a key to a file of keys and prints it, once.\n\n", to);
     fputs("  --config FILE\n        JSON object with the options below as keys, '_' in place of '-'\n", to);
     fputs("  --check-config\n        reads the configuration, says what is wrong with it, and ends\n", to);
+    fputs("  --print-config\n        prints a configuration file with every option and its default, and ends\n", to);
     fputs("  --config-schema\n        prints the configuration's keys as JSON Schema, and ends\n", to);
     fputs("  --help, --version\n", to);
     for (const struct json_field *f = option_fields; f->name; f++) {
         char name[64];
         char *value = json_dumps(json_object_get(defaults, f->name), JSON_ENCODE_ANY);
-        fprintf(to, "  %s %s\n        %s", dashed(f->name, name),
-                f->names                  ? "NAME"
-                : f->kind == FIELD_STRING ? "TEXT"
-                                          : "N",
-                f->help);
+        fprintf(to, "  %s %s\n        %s", dashed(f->name, name), argument_of(f), f->help);
         if (value)
-            fprintf(to, " [%s]", value);
+            fprintf(to, " [%s]%s", value, f->live ? " (SIGHUP)" : "");
         fputs("\n", to);
         free(value);
     }
     json_decref(defaults);
+}
+
+/* The text as lines of a comment, cut between words. */
+static void comment_write(FILE *to, const char *text)
+{
+    enum { WIDTH = 110 };
+    while (*text) {
+        int n = (int)strlen(text);
+        if (n > WIDTH)
+            for (n = WIDTH; n > 1 && text[n] != ' ';)
+                n--;
+        fprintf(to, "  // %.*s\n", n, text);
+        text += n;
+        while (*text == ' ')
+            text++;
+    }
+}
+
+/* What may stand there, beyond what the help says. */
+static void range_write(FILE *to, const struct json_field *f)
+{
+    if (f->min != f->max)
+        fprintf(to, "  // from %.0f to %.0f%s\n", f->min, f->max, f->live ? "; read again by SIGHUP" : "");
+    else if (f->live)
+        fputs("  // read again by SIGHUP\n", to);
+}
+
+void options_reference(FILE *to)
+{
+    json_t *defaults = json_fields_write(option_fields, &option_defaults);
+    fputs("// Every option of ddimd with its default. In ddimd.json, unlike elsewhere in JSON, // begins a comment.\n"
+          "// Made by: ddimd --print-config\n{\n",
+          to);
+    for (const struct json_field *f = option_fields; f->name; f++) {
+        char *value = json_dumps(json_object_get(defaults, f->name), JSON_ENCODE_ANY);
+        comment_write(to, f->help);
+        range_write(to, f);
+        fprintf(to, "  \"%s\": %s%s\n", f->name, value ? value : "null", f[1].name ? ",\n" : "");
+        free(value);
+    }
+    fputs("}\n", to);
+    json_decref(defaults);
+}
+
+int options_merge_live(struct options *o, const struct options *wanted, char *ret_names, size_t bytes)
+{
+    json_t *now = json_fields_write(option_fields, o), *then = json_fields_write(option_fields, wanted);
+    size_t used = 0;
+    ret_names[0] = '\0';
+    int rc = now && then ? 0 : -ENOMEM;
+    for (const struct json_field *f = option_fields; rc == 0 && f->name; f++) {
+        json_t *value = json_object_get(then, f->name);
+        if (f->live)
+            rc = json_object_set(now, f->name, value) ? -ENOMEM : 0;
+        else if (!json_equal(json_object_get(now, f->name), value) && used < bytes)
+            used += (size_t)snprintf(ret_names + used, bytes - used, "%s%s", used ? ", " : "", f->name);
+    }
+    if (rc == 0)
+        rc = json_fields_read(now, "", option_fields, o, NULL, NULL);
+    json_decref(now);
+    json_decref(then);
+    return rc;
 }
 
 void options_schema(FILE *to)

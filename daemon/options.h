@@ -16,8 +16,14 @@ enum { OPTION_PATH_BYTES = 4096, OPTION_NAME_BYTES = 65 };
 enum precision_option { PRECISION_AUTO, PRECISION_F32, PRECISION_BF16 };
 enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
 
+enum { OPTION_MAX_ITEMS = 16, OPTION_ITEM_BYTES = 128 };
+
 struct options {
     char listen[OPTION_PATH_BYTES], models[OPTION_PATH_BYTES];
+    char keys[OPTION_PATH_BYTES], tls_certificate[OPTION_PATH_BYTES], tls_key[OPTION_PATH_BYTES]; // "": none
+    char hosts[OPTION_MAX_ITEMS][OPTION_ITEM_BYTES], origins[OPTION_MAX_ITEMS][OPTION_ITEM_BYTES];
+    int32_t n_hosts, n_origins;
+    bool guard_operating;
     char default_model[OPTION_NAME_BYTES], backend[16], devices[128];
     enum precision_option precision;
     int32_t threads;
@@ -37,12 +43,24 @@ struct options {
 };
 
 /* What the command line asks for besides. */
-enum command { COMMAND_RUN, COMMAND_CHECK_CONFIG, COMMAND_CONFIG_SCHEMA, COMMAND_HELP, COMMAND_VERSION };
+enum command {
+    COMMAND_RUN,
+    COMMAND_CHECK_CONFIG,
+    COMMAND_PRINT_CONFIG,
+    COMMAND_CONFIG_SCHEMA,
+    COMMAND_HELP,
+    COMMAND_VERSION
+};
 
 /* Defaults, then the file that --config names, then the command line. 0, -EINVAL, -ENOENT (file), -EIO; err says what
  * is wrong where. */
 int options_parse(int argc, char **argv, struct options *ret_options, enum command *ret_command, struct error *err);
 void options_help(FILE *to);
+/* A configuration file with every option, its default, and what it means as comments. */
+void options_reference(FILE *to);
+/* Takes from `wanted` what may change while the daemon runs. ret_names[bytes] gets the names of options that differ and
+ * may not, "" for none. 0, -ENOMEM. */
+int options_merge_live(struct options *o, const struct options *wanted, char *ret_names, size_t bytes);
 /* The configuration file as JSON Schema: for editors, and for the manual pages. */
 void options_schema(FILE *to);
 /* In syslog's terms: LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG. */

@@ -38,7 +38,8 @@ int file_write(int dir_fd, const char *path, const void *bytes, size_t n, struct
  * regular file), -EFBIG, -ENOENT, -EIO, -ENOMEM. */
 int file_read(int dir_fd, const char *path, size_t max_bytes, char **ret_bytes, size_t *ret_n, struct error *err);
 
-/* Opens a regular file for reading; never blocks on what is none. *ret_bytes: its size. */
+/* Opens a regular file for reading; never blocks on what is none. Beneath dir_fd, unless that is AT_FDCWD: -EXDEV for
+ * what lies elsewhere. *ret_bytes: its size. */
 int file_open(int dir_fd, const char *path, int *ret_fd, uint64_t *ret_bytes, struct error *err);
 /* Reads exactly n bytes at offset. -EINVAL where the file ends before. */
 int file_read_at(int fd, void *ret_bytes, size_t n, uint64_t offset, struct error *err);

@@ -53,6 +53,7 @@ struct json_field {
     bool above_min;                  // min itself is out
     bool required;                   // absent: an error
     bool nullable;                   // null is the same as absent
+    bool live;                       // options: may change while the program runs
     const char *const *names;        // ENUM: NULL-terminated
     size_t item_bytes;               // STRING, STRING_LIST
     int32_t min_items, max_items;    // lists

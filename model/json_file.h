@@ -1,7 +1,7 @@
 /* json_file.h: JSON that people write: a file whose lines may hold comments, and errors that say where.
  *
- * A comment begins with // outside of a string and ends with its line. Errors read "FILE:LINE: FIELD what is wrong", with
- * the line on which the field stands. Any thread.
+ * A comment begins with // outside of a string and ends with its line. Errors read "FILE:LINE: FIELD what is wrong",
+ * with the line on which the field stands. Any thread.
  */
 #ifndef DDIMD_MODEL_JSON_FILE_H
 #define DDIMD_MODEL_JSON_FILE_H

@@ -67,12 +67,13 @@ static int admit_size(struct scheduler *s, const struct generation *g, int64_t b
     const struct scheduler_options *o = &s->o;
     const struct scheduler_stats *t = &s->stats;
     int64_t row_steps = generation_row_steps(g);
+    int64_t share = g->max_client_row_steps ? g->max_client_row_steps : o->max_client_row_steps;
     if (bytes == 0 || excess(o->max_images, g->n_images) || excess(o->max_bytes, bytes))
         return refuse(s, REFUSAL_SIZE, -E2BIG, err, "n", "more images or frames than the queue ever holds");
-    if (excess(o->max_row_steps, row_steps) || excess(o->max_client_row_steps, row_steps))
+    if (excess(o->max_row_steps, row_steps) || excess(share, row_steps))
         return refuse(s, REFUSAL_SIZE, -E2BIG, err, "steps", "images times steps are more than the queue ever holds");
-    if (excess(o->max_client_row_steps, a->row_steps + row_steps)) {
-        int64_t over = excess(o->max_client_row_steps, a->row_steps + row_steps);
+    if (excess(share, a->row_steps + row_steps)) {
+        int64_t over = excess(share, a->row_steps + row_steps);
         *ret_retry_ns = simulate_room_ns(s, &(struct room){.client = a, .client_row_steps = over}, now_ns);
         return refuse(s, REFUSAL_CLIENT, -EDQUOT, err, NULL, "the client's share of the queue is used up");
     }

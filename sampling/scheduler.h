@@ -74,8 +74,9 @@ struct generation {
     int32_t interval; // 0: the result only; else the starting noise, the state after every interval-th step, the result
     int32_t preview_every; // steps between previews; 0: none. None after the last step, whose result follows.
     enum priority priority;
-    uint64_t client;     // for the fair share: a hash of key or address
-    int64_t deadline_ns; // of the scheduler's clock; 0: none
+    uint64_t client;              // for the fair share: a hash of key or address
+    int64_t max_client_row_steps; // its client's bound; 0: that of the options
+    int64_t deadline_ns;          // of the scheduler's clock; 0: none
     struct generation_callbacks on;
     void *context;
 

@@ -10,8 +10,8 @@ import pytest
 import support
 from support import eventually
 
-GOOD = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
-POST = b"POST /generate?dry_run=true HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n%s\r\n"
+GOOD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = b"POST /generate?dry_run=true HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n%s\r\n"
 CHUNKED = POST % b"Transfer-Encoding: chunked\r\n"
 
 
@@ -64,21 +64,23 @@ BROKEN = {
     "binary": (b"\x00\x01\x02", 400),
     "version 9": (b"GET / HTTP/9.9\r\n\r\n", 505),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
-    "lower case version": (b"GET / http/1.1\r\nHost: x\r\n\r\n", 400),
-    "two spaces": (b"GET  / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
-    "space in the address": (b"GET /a b HTTP/1.1\r\nHost: x\r\n\r\n", 400),
-    "relative address": (b"GET healthz HTTP/1.1\r\nHost: x\r\n\r\n", 400),
-    "raw bytes in the address": (b"GET /\xc3\xa4 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    "lower case version": (b"GET / http/1.1\r\nHost: localhost\r\n\r\n", 400),
+    "two spaces": (b"GET  / HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+    "space in the address": (b"GET /a b HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+    "relative address": (b"GET healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+    "raw bytes in the address": (b"GET /\xc3\xa4 HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+    "NUL in the address": (b"GET /models/colour%00.png HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+    "NUL in the query": (b"GET /generate?model=colour%00 HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
     "no host": (b"GET /healthz HTTP/1.1\r\n\r\n", 400),
-    "two hosts": (b"GET /healthz HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400),
-    "LF alone": (b"GET /healthz HTTP/1.1\nHost: x\n\n", 400),
-    "LF alone in the fields": (b"GET /healthz HTTP/1.1\r\nHost: x\nA: b\r\n\r\n", 400),
-    "bare CR": (b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: b\rc\r\n\r\n", 400),
-    "NUL": (b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: b\0c\r\n\r\n", 400),
-    "folded": (b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n", 400),
+    "two hosts": (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: y\r\n\r\n", 400),
+    "LF alone": (b"GET /healthz HTTP/1.1\nHost: localhost\n\n", 400),
+    "LF alone in the fields": (b"GET /healthz HTTP/1.1\r\nHost: localhost\nA: b\r\n\r\n", 400),
+    "bare CR": (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: b\rc\r\n\r\n", 400),
+    "NUL": (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: b\0c\r\n\r\n", 400),
+    "folded": (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: b\r\n c\r\n\r\n", 400),
     "space before the colon": (b"GET /healthz HTTP/1.1\r\nHost : x\r\n\r\n", 400),
-    "no colon": (b"GET /healthz HTTP/1.1\r\nHost: x\r\nabc\r\n\r\n", 400),
-    "no name": (b"GET /healthz HTTP/1.1\r\nHost: x\r\n: c\r\n\r\n", 400),
+    "no colon": (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nabc\r\n\r\n", 400),
+    "no name": (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n: c\r\n\r\n", 400),
     "negative length": (POST % b"Content-Length: -5\r\n", 400),
     "signed length": (POST % b"Content-Length: +5\r\n", 400),
     "length list": (POST % b"Content-Length: 2, 2\r\n", 400),
@@ -101,13 +103,13 @@ BROKEN = {
     "trailer with LF": (CHUNKED + b"0\r\nA: b\n\r\n", 400),
     "endless extension": (CHUNKED + b"1;" + b"x" * 10000, 400),
     "too many bytes in chunks": (CHUNKED + b"60000\r\n" + b" " * 0x50000, 413),
-    "long address": (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+    "long address": (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
     "endless address": (b"GET /" + b"a" * 9000, 414),
     "endless method": (b"A" * 9000, 414),
-    "long field": (b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 20000 + b"\r\n\r\n", 431),
-    "endless field": (b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 20000, 431),
-    "many fields": (b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"A:\r\n" * 4000 + b"\r\n", 431),
-    "101 fields": (b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 100 + b"\r\n", 431),
+    "long field": (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: " + b"b" * 20000 + b"\r\n\r\n", 431),
+    "endless field": (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: " + b"b" * 20000, 431),
+    "many fields": (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + b"A:\r\n" * 4000 + b"\r\n", 431),
+    "101 fields": (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + b"A: b\r\n" * 100 + b"\r\n", 431),
 }
 
 
@@ -131,14 +133,14 @@ def test_broken_after_good(daemon, name):
 
 def test_sound_requests(daemon):
     """Unusual, but right."""
-    for request, status in ((b"GET /healthz HTTP/1.0\r\n\r\n", 200), (b"GET /healthz HTTP/1.0\r\nHost: x\r\n\r\n", 200),
+    for request, status in ((b"GET /healthz HTTP/1.0\r\n\r\n", 200), (b"GET /healthz HTTP/1.0\r\nHost: localhost\r\n\r\n", 200),
                             (b"\r\n\r\n" + GOOD, 200), (GOOD.replace(b"x\r\n", b"x\r\nA:\t b\xff \r\n"), 200),
-                            (GOOD.replace(b"x\r\n", b"x\r\n" + b"A: b\r\n" * 99), 200), (GOOD.replace(b"Host: x", b"hOST:x"), 200),
-                            (GOOD.replace(b"1.1", b"1.2"), 200), (b"BREW /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+                            (GOOD.replace(b"x\r\n", b"x\r\n" + b"A: b\r\n" * 99), 200), (GOOD.replace(b"Host: localhost", b"hOST:x"), 200),
+                            (GOOD.replace(b"1.1", b"1.2"), 200), (b"BREW /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
                             (CHUNKED + b"2;a=b;c=\"d\"\r\n{}\r\n000;x\r\nTrailer: y\r\n\r\n", 200),
                             (CHUNKED.replace(b"chunked", b"Chunked") + b"00002\r\n{}\r\n0\r\n\r\n", 200)):
         s = daemon.socket()
-        s.sendall(request + b"GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        s.sendall(request + b"GET /nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert split(read_all(s))[0][0] == status, request
         s.close()
 
@@ -218,7 +220,7 @@ def test_several_accept_lines(daemon):
     for lines, kind in ((b"Accept: text/html\r\nAccept: application/zip\r\n", "application/zip"),
                         (b"Accept: application/json;q=0.1\r\nX: y\r\naccept: image/png;q=0.2\r\n", "image/png"),
                         (b"Accept: image/png;q=0.1\r\nAccept: application/json\r\n", "application/json")):
-        request = b"GET /generate?class=1&steps=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%s\r\n" % lines
+        request = b"GET /generate?class=1&steps=1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%s\r\n" % lines
         assert split(exchange(daemon, request))[0][1]["Content-Type"] == kind
 
 
@@ -271,7 +273,7 @@ def test_a_client_that_does_not_read(start):
     s = socket.socket()
     s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     s.connect((daemon.address.hostname, daemon.address.port))
-    s.sendall(b"GET /generate?class=all&n=12&steps=1 HTTP/1.1\r\nHost: x\r\nAccept: application/x-npy\r\n\r\n" * 64)
+    s.sendall(b"GET /generate?class=all&n=12&steps=1 HTTP/1.1\r\nHost: localhost\r\nAccept: application/x-npy\r\n\r\n" * 64)
     eventually(lambda: len(daemon.descriptors()) > before, "not accepted")
     eventually(lambda: len(daemon.descriptors()) == before, "it is waited for without end")
     assert daemon.metric('ddimd_http_requests_total{route="/generate",code="200"}') < 64
@@ -333,10 +335,10 @@ def test_stop_sends_what_was_answered(start):
     """An answer larger than all buffers is finished after SIGTERM."""
     daemon = start("--default-model", "colour")
     s = daemon.socket()
-    s.sendall(b"GET /generate?class=all&n=12&steps=1&scale=16 HTTP/1.1\r\nHost: x\r\nAccept: application/x-npy\r\n\r\n")
+    s.sendall(b"GET /generate?class=all&n=12&steps=1&scale=16 HTTP/1.1\r\nHost: localhost\r\nAccept: application/x-npy\r\n\r\n")
     first = s.recv(1000)
     daemon.process.send_signal(support.signal.SIGTERM)
     daemon.wait_log("stopping$")
     answers = split(first + read_all(s))
-    assert answers[0][0] == 200 and daemon.stop() == 0
+    assert answers[0][0] == 200 and daemon.process.wait(support.PATIENCE) == 0
     s.close()

@@ -1,5 +1,4 @@
 """The process: options, sockets, start, drain, signals, the service manager."""
-import json
 import os
 import re
 import signal
@@ -37,26 +36,6 @@ def test_wrong_options(arguments, part):
     done = run(*arguments)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
     assert done.stderr.startswith("ddimd: ") and part in done.stderr
-
-
-def test_config_file(tmp_path):
-    config = tmp_path / "ddimd.json"
-    for text, part in (('{"max_images": 4}', None), ('{"max_imges": 4}', "max_images"), ('{"max_images": "4"}', "whole number"),
-                       ('{"threads": 1, "threads": 2}', "duplicate"), ('{\n"listen": 1 2}', "line 2"), ("[]", "object"),
-                       ("", "not valid JSON")):
-        config.write_text(text)
-        done = run("--check-config", "--config", str(config))
-        assert done.returncode == (2 if part else 0), done.stderr
-        assert part is None or (part in done.stderr and str(config) in done.stderr)
-
-
-def test_shipped_config():
-    shipped = os.path.join(os.path.dirname(__file__), "..", "..", "etc", "ddimd.json")
-    done = run("--check-config", "--config", shipped)
-    assert done.returncode == 0, done.stderr
-    keys = set(json.load(open(shipped, encoding="utf-8")))
-    options = {o.replace("-", "_") for o in re.findall(r"^  --([a-z-]+) (?:N|NAME|TEXT)$", run("--help").stdout, re.M)}
-    assert keys == options  # it shows every option
 
 
 def test_command_line_wins(start, tmp_path):
