@@ -58,7 +58,7 @@ def test_the_key_and_the_second_attempt(sh, gate):
 
 
 def test_a_job(sh, gate, config, tmp_path):
-    (tmp_path / "run.json").write_text(json.dumps(config(epochs=2)))
+    (tmp_path / "run.json").write_text(json.dumps(config(epochs=4)))
     job = json.loads(sh("train", "run.json", "from shell"))
     number = str(job["id"])
     assert job["name"] == "from shell"

@@ -269,7 +269,7 @@ def recipe(config, tmp_path):
 
 def test_a_run_from_submission_to_publication(ctl, recipe, gate, tmp_path):
     gate.cuts = [None, 700, 900]  # the submission passes; the stream of events breaks twice
-    out = ctl("train", recipe(epochs=2), "--follow", "--json", url=gate.url)
+    out = ctl("train", recipe(epochs=4), "--follow", "--json", url=gate.url)
     events = [json.loads(line) for line in out.splitlines()]
     assert [int(e["id"]) for e in events] == list(range(1, len(events) + 1))  # each once, none left out
     assert events[-1]["event"] == "state" and events[-1]["data"]["state"] == "succeeded"
@@ -288,7 +288,7 @@ def test_a_run_from_submission_to_publication(ctl, recipe, gate, tmp_path):
     ctl("default", "colour")
     ctl("unload", "mine")
     ctl("load", "mine")
-    ctl("publish", number, "mine", "--checkpoint", "1")
+    ctl("publish", number, "mine", "--checkpoint", "3")
     ctl("rollback", "mine")
     assert "is queued" in ctl("retry", number)
     ctl("delete", number)

@@ -151,15 +151,15 @@ def test_https(secure_gate, tmp_path):
 # --------------------------------------------------------------------------- jobs
 def test_a_job(gate, config):
     client = ddimd.Client(gate.url)
-    estimate = client.estimate(config(epochs=2))
-    job = client.train(config(epochs=2), name="from python")
+    estimate = client.estimate(config(epochs=4))
+    job = client.train(config(epochs=4), name="from python")
     gate.cuts = [700, 900]
     events = list(job)
     assert [e.id for e in events] == list(range(1, len(events) + 1)) and events[-1].is_last
     assert job.state == "succeeded" and job.progress["step"] == estimate["steps"] and job.name == "from python"
-    assert job.wait() is job and [e["epoch"] for e in job.metrics()["epochs"]] == [1, 2]
-    assert "finished after" in job.log() and job.samples() == [1, 2] and job.sample().width > 16
-    assert job.publish("snake", checkpoint=2)["name"] == "snake"
+    assert job.wait() is job and [e["epoch"] for e in job.metrics()["epochs"]] == [1, 2, 3, 4]
+    assert "finished after" in job.log() and job.samples() == [1, 2, 3, 4] and job.sample().width > 16
+    assert job.publish("snake", checkpoint=4)["name"] == "snake"
     assert client.generate(1, steps=1, model="snake").model == "snake"
     assert next(client.jobs()).id == job.id
     again = job.retry()
