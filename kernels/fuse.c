@@ -144,7 +144,8 @@ static int fuse_upsample_conv(struct reading *r)
 {
     for (int32_t k = 0; k < r->g->n_nodes; k++) {
         struct node *conv = &r->g->nodes[k];
-        if (conv->op != OP_CONV2D || !conv->n_out || conv->attr.stride != 1 || r->g->tensors[conv->in[1]].dim[1] != 3)
+        if (conv->op != OP_CONV2D || !conv->n_out || conv->attr.stride != 1 || conv->attr.valid ||
+            r->g->tensors[conv->in[1]].dim[1] != 3)
             continue;
         struct node *up = sole_producer(r, conv->in[0], OP_UPSAMPLE2X);
         if (!up)

@@ -197,6 +197,24 @@ static void mse_backward(struct tape *t, const struct node *n, tensor_id dy)
         }
 }
 
+static void global_mean_backward(struct tape *t, const struct node *n, tensor_id dy)
+{
+    add_gradient(t, n->in[0], emit_like(t, OP_GLOBAL_MEAN_BACKWARD, NULL, &dy, 1, n->in[0]));
+}
+
+/* dy is the weight of each image. */
+static void cross_entropy_backward(struct tape *t, const struct node *n, tensor_id dy)
+{
+    const tensor_id in[] = {n->in[0], n->in[1], dy};
+    add_gradient(t, n->in[0], emit_like(t, OP_CROSS_ENTROPY_BACKWARD, NULL, in, 3, n->in[0]));
+}
+
+static void no_gradient(struct tape *t, const struct node *n, tensor_id dy)
+{
+    if (!t->g->error.code)
+        error_set(&t->g->error, -EINVAL, NULL, "%s has no gradient", op_name(n->op));
+}
+
 typedef void (*backward)(struct tape *t, const struct node *n, tensor_id dy);
 
 static const backward backwards[OP_COUNT] = {
@@ -214,6 +232,10 @@ static const backward backwards[OP_COUNT] = {
     [OP_EMBEDDING] = embedding_backward,
     [OP_DROPOUT] = dropout_backward,
     [OP_MSE] = mse_backward,
+    [OP_RELU] = no_gradient,
+    [OP_POOL] = no_gradient,
+    [OP_GLOBAL_MEAN] = global_mean_backward,
+    [OP_CROSS_ENTROPY] = cross_entropy_backward,
 };
 
 /* ---- the pass ---- */

@@ -48,6 +48,10 @@ const char *op_name(enum op op)
         [OP_TIMESTEP_EMBEDDING] = "timestep_embedding",
         [OP_DROPOUT] = "dropout",
         [OP_MSE] = "mse",
+        [OP_RELU] = "relu",
+        [OP_POOL] = "pool",
+        [OP_GLOBAL_MEAN] = "global_mean",
+        [OP_CROSS_ENTROPY] = "cross_entropy",
         [OP_CONV2D_BACKWARD_DATA] = "conv2d_backward_data",
         [OP_CONV2D_BACKWARD_WEIGHTS] = "conv2d_backward_weights",
         [OP_LINEAR_BACKWARD_DATA] = "linear_backward_data",
@@ -62,6 +66,8 @@ const char *op_name(enum op op)
         [OP_EMBEDDING_BACKWARD] = "embedding_backward",
         [OP_DROPOUT_BACKWARD] = "dropout_backward",
         [OP_MSE_BACKWARD] = "mse_backward",
+        [OP_GLOBAL_MEAN_BACKWARD] = "global_mean_backward",
+        [OP_CROSS_ENTROPY_BACKWARD] = "cross_entropy_backward",
     };
     return (unsigned)op < OP_COUNT ? names[op] : "unknown";
 }
@@ -79,6 +85,10 @@ bool op_allows_pitch(enum op op)
     case OP_UPSAMPLE2X:
     case OP_AVG_POOL2X:
     case OP_DROPOUT:
+    case OP_RELU:
+    case OP_POOL:
+    case OP_GLOBAL_MEAN:
+    case OP_GLOBAL_MEAN_BACKWARD:
     case OP_LINEAR_BACKWARD_DATA:
     case OP_LINEAR_BACKWARD_WEIGHTS:
     case OP_GROUP_NORM_BACKWARD:
@@ -358,23 +368,41 @@ tensor_id graph_cast(struct graph *g, tensor_id x, enum dtype dtype)
     return append(g, OP_CAST, NULL, &x, 1, value(g, dtype, t->dim[1], t->dim[2], t->dim[3]));
 }
 
-tensor_id graph_conv2d(struct graph *g, tensor_id x, tensor_id w, tensor_id b, int32_t stride)
+/* Outputs along one axis of n for a window of r. */
+static int32_t windows(int32_t n, int32_t r, int32_t stride, bool valid)
+{
+    return valid ? (n - r) / stride + 1 : (n + stride - 1) / stride;
+}
+
+static tensor_id conv2d(struct graph *g, tensor_id x, tensor_id w, tensor_id b, int32_t stride, bool valid)
 {
     const struct tensor *tx = activation(g, OP_CONV2D, "x", x), *tw = operand(g, OP_CONV2D, "w", w);
     if (!tx || !tw)
         return TENSOR_NONE;
-    int32_t k = tw->dim[0], r = tw->dim[1];
+    int32_t k = tw->dim[0], r = tw->dim[1], s = tw->dim[2];
     if (stride != 1 && stride != 2)
         return fail_shape(g, OP_CONV2D, "the stride must be 1 or 2");
-    if (r % 2 == 0)
+    if (r % 2 == 0 || s % 2 == 0)
         return fail_shape(g, OP_CONV2D, "the filter must have an odd size");
-    if (!expect(g, OP_CONV2D, "w", w, TENSOR_PARAM, k, r, r, tx->dim[3]))
+    if (valid && (r > tx->dim[1] || s > tx->dim[2]))
+        return fail_shape(g, OP_CONV2D, "the filter is larger than x, which has no padding");
+    if (!expect(g, OP_CONV2D, "w", w, TENSOR_PARAM, k, r, s, tx->dim[3]))
         return TENSOR_NONE;
     if (b != TENSOR_NONE && !expect(g, OP_CONV2D, "b", b, TENSOR_PARAM, 1, 1, 1, k))
         return TENSOR_NONE;
-    const struct node_attr attr = {.stride = stride};
-    tensor_id y = value(g, g->compute, (tx->dim[1] + stride - 1) / stride, (tx->dim[2] + stride - 1) / stride, k);
+    const struct node_attr attr = {.stride = stride, .valid = valid};
+    tensor_id y = value(g, g->compute, windows(tx->dim[1], r, stride, valid), windows(tx->dim[2], s, stride, valid), k);
     return append(g, OP_CONV2D, &attr, (tensor_id[]){x, w, b, TENSOR_NONE}, 4, y);
+}
+
+tensor_id graph_conv2d(struct graph *g, tensor_id x, tensor_id w, tensor_id b, int32_t stride)
+{
+    return conv2d(g, x, w, b, stride, false);
+}
+
+tensor_id graph_conv2d_valid(struct graph *g, tensor_id x, tensor_id w, tensor_id b, int32_t stride)
+{
+    return conv2d(g, x, w, b, stride, true);
 }
 
 tensor_id graph_linear(struct graph *g, tensor_id x, tensor_id w, tensor_id b)
@@ -541,4 +569,48 @@ tensor_id graph_mse(struct graph *g, tensor_id a, tensor_id b)
         ta->role == TENSOR_PARAM || tb->role == TENSOR_PARAM)
         return fail_shape(g, OP_MSE, "a and b must be activations of the same shape and dtype");
     return append(g, OP_MSE, NULL, (tensor_id[]){a, b}, 2, value(g, DTYPE_F32, 1, 1, 1));
+}
+
+tensor_id graph_relu(struct graph *g, tensor_id x)
+{
+    const struct tensor *tx = activation(g, OP_RELU, "x", x);
+    if (!tx)
+        return TENSOR_NONE;
+    return append(g, OP_RELU, NULL, &x, 1, value(g, g->compute, tx->dim[1], tx->dim[2], tx->dim[3]));
+}
+
+tensor_id graph_pool(struct graph *g, tensor_id x, bool max, int32_t window, int32_t stride, bool valid)
+{
+    const struct tensor *tx = activation(g, OP_POOL, "x", x);
+    if (!tx)
+        return TENSOR_NONE;
+    if ((stride != 1 && stride != 2) || window < 1 || window % 2 == 0)
+        return fail_shape(g, OP_POOL, "the stride must be 1 or 2 and the window odd");
+    if (valid && (window > tx->dim[1] || window > tx->dim[2]))
+        return fail_shape(g, OP_POOL, "the window is larger than x, which has no padding");
+    const struct node_attr attr = {.stride = stride, .window = window, .max = max, .valid = valid};
+    tensor_id y = value(g, g->compute, windows(tx->dim[1], window, stride, valid),
+                        windows(tx->dim[2], window, stride, valid), tx->dim[3]);
+    return append(g, OP_POOL, &attr, &x, 1, y);
+}
+
+tensor_id graph_global_mean(struct graph *g, tensor_id x)
+{
+    const struct tensor *tx = activation(g, OP_GLOBAL_MEAN, "x", x);
+    if (!tx)
+        return TENSOR_NONE;
+    return append(g, OP_GLOBAL_MEAN, NULL, &x, 1, value(g, g->compute, 1, 1, tx->dim[3]));
+}
+
+tensor_id graph_cross_entropy(struct graph *g, tensor_id x, tensor_id label)
+{
+    const struct tensor *tx = operand(g, OP_CROSS_ENTROPY, "x", x);
+    const struct tensor *tl = operand(g, OP_CROSS_ENTROPY, "label", label);
+    if (!tx || !tl || !expect(g, OP_CROSS_ENTROPY, "label", label, TENSOR_INPUT, g->batch, 1, 1, 1))
+        return TENSOR_NONE;
+    if (tx->dtype != DTYPE_F32 || tx->role == TENSOR_PARAM || tx->dim[1] != 1 || tx->dim[2] != 1)
+        return fail_shape(g, OP_CROSS_ENTROPY, "x must be [N, 1, 1, C] in F32");
+    if (tl->dtype != DTYPE_I32)
+        return fail_shape(g, OP_CROSS_ENTROPY, "label must be I32");
+    return append(g, OP_CROSS_ENTROPY, NULL, (tensor_id[]){x, label}, 2, value(g, DTYPE_F32, 1, 1, 1));
 }

@@ -67,6 +67,10 @@ enum op {
     OP_TIMESTEP_EMBEDDING,   // y[n] = [cos(t f_i) | sin(t f_i)], f_i = 10000^(-i / (C / 2)); t may be fractional
     OP_DROPOUT,              // y = x * mask / (1 - p); mask from Philox, regenerated in backward
     OP_MSE,                  // y[n] = mean over H W C of (a - b)^2
+    OP_RELU,                 // y = max(x, 0); has no gradient
+    OP_POOL,                 // y = largest or mean of a window; padding does not count; has no gradient
+    OP_GLOBAL_MEAN,          // y[n,c] = mean over H W of x
+    OP_CROSS_ENTROPY,        // y[n] = log sum exp x[n] - x[n, label[n]]
     OP_CONV2D_BACKWARD_DATA, // appended by gradient.c from here on
     OP_CONV2D_BACKWARD_WEIGHTS,
     OP_LINEAR_BACKWARD_DATA,
@@ -81,6 +85,8 @@ enum op {
     OP_EMBEDDING_BACKWARD,
     OP_DROPOUT_BACKWARD,
     OP_MSE_BACKWARD,
+    OP_GLOBAL_MEAN_BACKWARD,
+    OP_CROSS_ENTROPY_BACKWARD,
     OP_COUNT
 };
 
@@ -104,6 +110,8 @@ enum op {
  *   TIMESTEP_EMBEDDING       t                                           -> y
  *   DROPOUT                  x, key                                      -> y
  *   MSE                      a, b (same dtype)                           -> loss
+ *   RELU POOL GLOBAL_MEAN    x                                           -> y
+ *   CROSS_ENTROPY            x (F32), label                              -> loss
  *   CONV2D_BACKWARD_DATA     dy, w, more|0                               -> dx = (gradient) [+ more]
  *   CONV2D_BACKWARD_WEIGHTS  x, dy                                       -> dw, db|0
  *   LINEAR_BACKWARD_DATA     more|0, then dy_i, w_i for each i           -> dx = (gradient) [+ more]
@@ -119,16 +127,21 @@ enum op {
  *   EMBEDDING_BACKWARD       index, dy                                   -> dtable
  *   DROPOUT_BACKWARD         dy, key                                     -> dx
  *   MSE_BACKWARD             a, b, weight                                -> da = 2 (a - b) weight[n] / (H W C)
+ *   GLOBAL_MEAN_BACKWARD     dy                                          -> dx
+ *   CROSS_ENTROPY_BACKWARD   x, label, weight                            -> dx = (softmax x - one-hot) weight[n]
  *
  * In place: plan.c may give output 0 the very place (same base, offset and pitch) of one input whose last reader the
- * node is: of CONV2D residual; GROUP_NORM x; SILU x; ADD a or b; ADD_CHANNEL x; DROPOUT x; GROUP_NORM_BACKWARD dy or
+ * node is: of CONV2D residual; GROUP_NORM x; SILU x; RELU x; ADD a or b; ADD_CHANNEL x; DROPOUT x; GROUP_NORM_BACKWARD dy or
  * more; SILU_BACKWARD dy; DROPOUT_BACKWARD dy. Otherwise no output overlaps an input or another output.
  * Pitch: views, whose pixels are further apart than their channels, are read and written only by operations for which
  * op_allows_pitch(); convolutions and attention see dense tensors.
  */
 // clang-format on
 struct node_attr {
-    int32_t stride;  // conv: 1 or 2; zero padding is R / 2
+    int32_t stride;  // conv, pool: 1 or 2; the padding is half the window
+    bool valid;      // conv, pool: no padding
+    int32_t window;  // pool: of rows and of columns, odd
+    bool max;        // pool: the largest, else the mean
     bool upsample2x; // conv, and its gradients: x is (the small image) read through a nearest 2x upsampling
     int32_t groups;  // group norm
     float eps;       // group norm
@@ -180,9 +193,11 @@ void graph_output(struct graph *g, tensor_id x, enum dtype dtype);
 /* Operations: maths beside enum op, shapes checked, one new tensor returned, of the graph's compute dtype unless said.
  */
 tensor_id graph_cast(struct graph *g, tensor_id x, enum dtype dtype);
-/* x: [N, H, W, C]  w: [K, R, S, C], R = S odd  b: [1, 1, 1, K] or TENSOR_NONE  ->  [N, ceil(H / stride), ceil(W /
+/* x: [N, H, W, C]  w: [K, R, S, C], R and S odd  b: [1, 1, 1, K] or TENSOR_NONE  ->  [N, ceil(H / stride), ceil(W /
  * stride), K] */
 tensor_id graph_conv2d(struct graph *g, tensor_id x, tensor_id w, tensor_id b, int32_t stride);
+/* The same without padding  ->  [N, (H - R) / stride + 1, (W - S) / stride + 1, K] */
+tensor_id graph_conv2d_valid(struct graph *g, tensor_id x, tensor_id w, tensor_id b, int32_t stride);
 /* x: [N, 1, 1, C]  w: [K, 1, 1, C]  b: [1, 1, 1, K] or TENSOR_NONE  ->  [N, 1, 1, K] */
 tensor_id graph_linear(struct graph *g, tensor_id x, tensor_id w, tensor_id b);
 tensor_id graph_group_norm(struct graph *g, tensor_id x, tensor_id gamma, tensor_id beta, int32_t groups, float eps);
@@ -202,6 +217,13 @@ tensor_id graph_timestep_embedding(struct graph *g, tensor_id t, int32_t dim);
 tensor_id graph_dropout(struct graph *g, tensor_id x, tensor_id key, float rate);
 /* a, b: same shape and dtype  ->  [N, 1, 1, 1] F32: the mean over H, W, C per image. */
 tensor_id graph_mse(struct graph *g, tensor_id a, tensor_id b);
+tensor_id graph_relu(struct graph *g, tensor_id x);
+/* window odd, stride 1 or 2. Padded: [N, ceil(H / stride), ceil(W / stride), C]; valid: no padding, as
+ * graph_conv2d_valid. */
+tensor_id graph_pool(struct graph *g, tensor_id x, bool max, int32_t window, int32_t stride, bool valid);
+tensor_id graph_global_mean(struct graph *g, tensor_id x); // -> [N, 1, 1, C]
+/* x: [N, 1, 1, C] F32 (cast it), label: [N, 1, 1, 1] I32 input in [0, C)  ->  [N, 1, 1, 1] F32. */
+tensor_id graph_cross_entropy(struct graph *g, tensor_id x, tensor_id label);
 
 /* ---- passes, in this order ---- */
 

@@ -84,6 +84,7 @@ static const int8_t *places_in_place(enum op op)
         return either;
     case OP_GROUP_NORM:
     case OP_SILU:
+    case OP_RELU:
     case OP_ADD_CHANNEL:
     case OP_DROPOUT:
     case OP_DROPOUT_BACKWARD:

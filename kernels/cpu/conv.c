@@ -286,20 +286,25 @@ static int add_call(struct convolution *c, const struct lowering *l, const struc
     return rc;
 }
 
-/* [N, H, W, C] -> stride and padding of graph_conv2d: R / 2 on the low side, what is left on the high one. */
-struct conv_shape conv_same_padding(const struct operand *x, enum dtype tx, enum dtype ty, const struct tensor *w,
-                                    int32_t k, int32_t stride, int32_t scale)
+struct conv_shape conv_shape_of(const struct operand *x, enum dtype tx, enum dtype ty, const struct tensor *w,
+                                const struct node_attr *attr)
 {
+    int32_t scale = attr->upsample2x ? 2 : 1, stride = attr->stride;
     struct conv_shape s = {.n = x->n,
                            .h = x->h * scale,
                            .w = x->w * scale,
                            .c = x->c,
-                           .k = k,
+                           .k = w->dim[0],
                            .r = w->dim[1],
                            .s = w->dim[2],
                            .stride = stride,
                            .x = tx,
                            .y = ty};
+    if (attr->valid) {
+        s.out_h = (s.h - s.r) / stride + 1;
+        s.out_w = (s.w - s.s) / stride + 1;
+        return s;
+    }
     s.out_h = (s.h + stride - 1) / stride;
     s.out_w = (s.w + stride - 1) / stride;
     s.pad[0][0] = s.r / 2;
@@ -361,8 +366,7 @@ int lower_conv2d(struct device *d, const struct lowering *l, struct primitive **
     rc = weights_vector(l, n->n_in > 2 ? n->in[2] : TENSOR_NONE, &bias, err);
     bool by_phases =
         n->attr.upsample2x && w->dim[1] == 3 && w->dim[2] == 3 && operand_pixels(&c->x) >= UPSAMPLE_BY_PHASES_PIXELS;
-    struct conv_shape s = conv_same_padding(&c->x, l->graph->compute, c->y.dtype, w, w->dim[0], n->attr.stride,
-                                            n->attr.upsample2x ? 2 : 1);
+    struct conv_shape s = conv_shape_of(&c->x, l->graph->compute, c->y.dtype, w, &n->attr);
     if (!rc && !by_phases && winograd_wins(d, &s)) {
         convolution_free(&c->base);
         return winograd_create(d, l,
@@ -451,7 +455,7 @@ int lower_conv2d_backward_data(struct device *d, const struct lowering *l, struc
     c->gather_y = n->attr.upsample2x;
     /* of the forward convolution: y is its input, x its output */
     enum dtype t = l->graph->compute;
-    struct conv_shape s = conv_same_padding(&c->y, t, t, w, w->dim[0], n->attr.stride, n->attr.upsample2x ? 2 : 1);
+    struct conv_shape s = conv_shape_of(&c->y, t, t, w, &n->attr);
     if (n->attr.stride != 1) {
         rc = add_backward_call(c, l, &s, w->index, err);
     } else {

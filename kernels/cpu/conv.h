@@ -13,10 +13,10 @@ struct conv_shape {
     enum dtype x, y;
 };
 
-/* graph_conv2d's stride and padding, R / 2 on the low side and what is left on the high one, for an x that is enlarged
- * by scale first. */
-struct conv_shape conv_same_padding(const struct operand *x, enum dtype tx, enum dtype ty, const struct tensor *w,
-                                    int32_t k, int32_t stride, int32_t scale);
+/* The shape of a convolution node (attr) for an x that is read through its upsampling. Padded, it has R / 2 on the low
+ * side and what is left on the high one; valid, none. */
+struct conv_shape conv_shape_of(const struct operand *x, enum dtype tx, enum dtype ty, const struct tensor *w,
+                                const struct node_attr *attr);
 int conv_describe(const struct conv_shape *s, bool bias, dnnl_convolution_desc_t *ret_desc, struct error *err);
 /* A backward primitive's descriptor, from its description and, as oneDNN wants for a hint, the forward convolution s.
  * 0, or as conv_unsupported(). The caller destroys *ret_pd. */

@@ -137,8 +137,7 @@ static int create_call(struct weight_gradient *g, const struct lowering *l, stru
     dnnl_convolution_desc_t desc;
     dnnl_primitive_desc_t pd = NULL;
     const struct tensor *dw = &l->graph->tensors[l->node->out[0]];
-    struct conv_shape s =
-        conv_same_padding(&g->x, g->compute, g->compute, dw, dw->dim[0], l->node->attr.stride, g->spread_x ? 2 : 1);
+    struct conv_shape s = conv_shape_of(&g->x, g->compute, g->compute, dw, &l->node->attr);
     int rc = describe(&s, operand_exists(&g->db), &desc, err);
     if (!rc)
         rc = conv_backward_create(g->device, &s, &desc, g->n_threads, &pd, err);

@@ -101,6 +101,12 @@ static void silu_piece(const struct piece *c)
 }
 OPERATION(silu, true)
 
+static void relu_piece(const struct piece *c)
+{
+    loops(c)->relu(view(&c->p->out[0], c), view(&c->p->in[0], c), pixels(c), channels(c));
+}
+OPERATION(relu, true)
+
 static void silu_backward_piece(const struct piece *c)
 {
     loops(c)->silu_backward(view(&c->p->out[0], c), view(&c->p->in[0], c), view(&c->p->in[1], c), pixels(c),

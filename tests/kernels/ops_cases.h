@@ -15,12 +15,13 @@ struct op_case {
     enum op op;
     int32_t n, h, w, c; // of the forward operation's x; n is the fixture's batch
     int32_t k;          // conv, linear: output channels; concat, slice: channels of the other part; embedding: rows
-    int32_t r, stride;  // conv: filter, stride
+    int32_t r, stride;  // conv: filter, stride; pool: window
+    int32_t s;          // conv: the filter's columns where they are not r
     int32_t terms;      // linear: outputs, of k, k + 3, ... channels
     int32_t groups, heads;
     float rate;   // dropout
     float offset; // added to x: statistics around a large mean
-    bool upsample, bias, residual, pre, post, silu, more, stats, large;
+    bool upsample, bias, residual, pre, post, silu, more, stats, large, valid, max;
 };
 
 // clang-format off
@@ -100,6 +101,22 @@ static const struct op_case op_cases[] = {
     {.name = "dropout_backward", .op = OP_DROPOUT_BACKWARD, .n = 2, .h = 4, .w = 4, .c = 16, .rate = 0.1f},
     {.name = "mse", .op = OP_MSE, .n = 3, .h = 5, .w = 7, .c = 3},
     {.name = "mse_backward", .op = OP_MSE_BACKWARD, .n = 3, .h = 5, .w = 7, .c = 3},
+    {.name = "conv_valid_stride2", .op = OP_CONV2D, .n = 2, .h = 9, .w = 8, .c = 3, .k = 8, .r = 3, .stride = 2, .bias = true, .valid = true},
+    {.name = "conv_valid", .op = OP_CONV2D, .n = 2, .h = 5, .w = 4, .c = 16, .k = 16, .r = 3, .stride = 1, .bias = true, .valid = true},
+    {.name = "conv_1x7", .op = OP_CONV2D, .n = 2, .h = 5, .w = 6, .c = 16, .k = 8, .r = 1, .s = 7, .stride = 1, .bias = true},
+    {.name = "conv_7x1", .op = OP_CONV2D, .n = 2, .h = 6, .w = 5, .c = 8, .k = 16, .r = 7, .s = 1, .stride = 1, .bias = true},
+    {.name = "conv_data_valid", .op = OP_CONV2D_BACKWARD_DATA, .n = 2, .h = 5, .w = 6, .c = 16, .k = 8, .r = 3, .stride = 1, .valid = true},
+    {.name = "conv_data_valid_stride2", .op = OP_CONV2D_BACKWARD_DATA, .n = 2, .h = 7, .w = 8, .c = 16, .k = 8, .r = 3, .stride = 2, .valid = true},
+    {.name = "conv_weights_valid_1x3", .op = OP_CONV2D_BACKWARD_WEIGHTS, .n = 2, .h = 5, .w = 6, .c = 16, .k = 8, .r = 1, .s = 3, .stride = 1, .bias = true, .valid = true},
+    {.name = "relu", .op = OP_RELU, .n = 3, .h = 5, .w = 3, .c = 19},
+    {.name = "pool_max_valid_stride2", .op = OP_POOL, .n = 2, .h = 9, .w = 6, .c = 19, .r = 3, .stride = 2, .max = true, .valid = true},
+    {.name = "pool_max", .op = OP_POOL, .n = 2, .h = 4, .w = 5, .c = 33, .r = 3, .stride = 1, .max = true},
+    {.name = "pool_mean", .op = OP_POOL, .n = 2, .h = 4, .w = 5, .c = 19, .r = 3, .stride = 1},
+    {.name = "pool_mean_stride2", .op = OP_POOL, .n = 2, .h = 5, .w = 6, .c = 16, .r = 5, .stride = 2},
+    {.name = "global_mean", .op = OP_GLOBAL_MEAN, .n = 3, .h = 5, .w = 3, .c = 19},
+    {.name = "global_mean_backward", .op = OP_GLOBAL_MEAN_BACKWARD, .n = 3, .h = 5, .w = 3, .c = 19},
+    {.name = "cross_entropy", .op = OP_CROSS_ENTROPY, .n = 5, .h = 1, .w = 1, .c = 10, .k = 10},
+    {.name = "cross_entropy_backward", .op = OP_CROSS_ENTROPY_BACKWARD, .n = 5, .h = 1, .w = 1, .c = 10, .k = 10},
     // the UNet's
     {.name = "conv 32x32 3->128", .op = OP_CONV2D, .n = 1, .h = 32, .w = 32, .c = 3, .k = 128, .r = 3, .stride = 1, .bias = true, .large = true},
     {.name = "conv 32x32 128->128", .op = OP_CONV2D, .n = 1, .h = 32, .w = 32, .c = 128, .k = 128, .r = 3, .stride = 1, .bias = true, .large = true},

@@ -45,25 +45,31 @@ static void out_value(struct shape_writer *w, bool exists, int32_t h, int32_t wi
     out(w, exists ? OP_KIND_VALUE : OP_KIND_NONE, w->n, h, width, c);
 }
 
+/* Outputs along an axis of n for a window of r. */
+static int32_t windows(const struct op_case *c, int32_t n, int32_t r)
+{
+    return c->valid ? (n - r) / c->stride + 1 : (n + c->stride - 1) / c->stride;
+}
+
 static void conv_shape(struct shape_writer *w, const struct op_case *c)
 {
-    int32_t scale = c->upsample ? 2 : 1, h = (c->h * scale + c->stride - 1) / c->stride,
-            width = (c->w * scale + c->stride - 1) / c->stride;
+    int32_t scale = c->upsample ? 2 : 1, columns = c->s ? c->s : c->r, h = windows(c, c->h * scale, c->r),
+            width = windows(c, c->w * scale, columns);
     if (c->op == OP_CONV2D) {
         in_value(w, true, c->h, c->w, c->c);
-        in(w, OP_KIND_PARAM, c->k, c->r, c->r, c->c);
+        in(w, OP_KIND_PARAM, c->k, c->r, columns, c->c);
         in(w, c->bias ? OP_KIND_PARAM : OP_KIND_NONE, 1, 1, 1, c->k);
         in_value(w, c->residual, h, width, c->k);
         out_value(w, true, h, width, c->k);
     } else if (c->op == OP_CONV2D_BACKWARD_DATA) {
         in_value(w, true, h, width, c->k);
-        in(w, OP_KIND_PARAM, c->k, c->r, c->r, c->c);
+        in(w, OP_KIND_PARAM, c->k, c->r, columns, c->c);
         in_value(w, c->more, c->h, c->w, c->c);
         out_value(w, true, c->h, c->w, c->c);
     } else {
         in_value(w, true, c->h, c->w, c->c);
         in_value(w, true, h, width, c->k);
-        out(w, OP_KIND_GRADIENT, c->k, c->r, c->r, c->c);
+        out(w, OP_KIND_GRADIENT, c->k, c->r, columns, c->c);
         out(w, c->bias ? OP_KIND_GRADIENT : OP_KIND_NONE, 1, 1, 1, c->k);
     }
 }
@@ -160,6 +166,25 @@ static void mse_shape(struct shape_writer *w, const struct op_case *c)
     }
 }
 
+static void pool_shape(struct shape_writer *w, const struct op_case *c)
+{
+    bool back = c->op == OP_GLOBAL_MEAN_BACKWARD;
+    in_value(w, true, back ? 1 : c->h, back ? 1 : c->w, c->c);
+    if (c->op == OP_POOL)
+        out_value(w, true, windows(c, c->h, c->r), windows(c, c->w, c->r), c->c);
+    else
+        out_value(w, true, back ? c->h : 1, back ? c->w : 1, c->c);
+}
+
+static void cross_entropy_shape(struct shape_writer *w, const struct op_case *c)
+{
+    in(w, OP_KIND_F32, w->n, 1, 1, c->c);
+    in(w, OP_KIND_I32, w->n, 1, 1, 1);
+    if (c->op == OP_CROSS_ENTROPY_BACKWARD)
+        in(w, OP_KIND_F32, w->n, 1, 1, 1);
+    out(w, OP_KIND_F32, w->n, 1, 1, c->op == OP_CROSS_ENTROPY ? 1 : c->c);
+}
+
 /* Operations of one or two values and a result. */
 static void pixel_shape(struct shape_writer *w, const struct op_case *c)
 {
@@ -201,6 +226,9 @@ void op_case_shape(const struct op_case *c, int32_t n, enum dtype compute, struc
     struct shape_writer w = {ret_shape, n, compute};
     *ret_shape = (struct op_shape){0};
     ret_shape->attr = (struct node_attr){.stride = c->stride,
+                                         .valid = c->valid,
+                                         .window = c->op == OP_POOL ? c->r : 0,
+                                         .max = c->max,
                                          .upsample2x = c->upsample,
                                          .groups = c->groups,
                                          .eps = 1e-5f,
@@ -236,6 +264,15 @@ void op_case_shape(const struct op_case *c, int32_t n, enum dtype compute, struc
     case OP_MSE:
     case OP_MSE_BACKWARD:
         mse_shape(&w, c);
+        break;
+    case OP_POOL:
+    case OP_GLOBAL_MEAN:
+    case OP_GLOBAL_MEAN_BACKWARD:
+        pool_shape(&w, c);
+        break;
+    case OP_CROSS_ENTROPY:
+    case OP_CROSS_ENTROPY_BACKWARD:
+        cross_entropy_shape(&w, c);
         break;
     default:
         pixel_shape(&w, c);

@@ -21,6 +21,7 @@ struct pointwise_loops {
     /* y = x, dtypes may differ. */
     void (*copy)(struct pixels y, struct pixels x, size_t n, size_t c);
     void (*silu)(struct pixels y, struct pixels x, size_t n, size_t c);
+    void (*relu)(struct pixels y, struct pixels x, size_t n, size_t c);
     /* dx = dy silu'(x) */
     void (*silu_backward)(struct pixels dx, struct pixels x, struct pixels dy, size_t n, size_t c);
     void (*add)(struct pixels y, struct pixels a, struct pixels b, size_t n, size_t c);
@@ -35,6 +36,21 @@ struct pointwise_loops {
     /* The mean over n c elements of (a - b)^2; da = 2 (a - b) weight / (n c). */
     float (*mse)(struct pixels a, struct pixels b, size_t n, size_t c);
     void (*mse_backward)(struct pixels da, struct pixels a, struct pixels b, float weight, size_t n, size_t c);
+};
+
+/* y[p, c] = the largest or the mean of the pixels of x in a window that begins pad above and left of stride p. Pixels
+ * outside x do not count; at least one is inside. */
+struct pool_image {
+    struct pixels y, x;
+    size_t h, w, c; // of x
+    size_t out_w;   // of y
+    size_t window, stride, pad;
+    size_t row, end; // rows of y to compute
+    bool max;
+};
+
+struct pool_loops {
+    void (*pool)(const struct pool_image *p);
 };
 
 struct dropout_key {
@@ -180,6 +196,7 @@ struct state_loops {
 struct loops {
     const char *name;
     const struct pointwise_loops *pointwise;
+    const struct pool_loops *pool;
     const struct random_loops *random;
     const struct norm_loops *norm;
     const struct matrix_loops *matrix;
@@ -194,6 +211,7 @@ struct loops {
 #ifdef LOOPS_ISA
 #define LOOPS(name) LOOPS_JOIN(name, LOOPS_ISA)
 extern const struct pointwise_loops LOOPS(pointwise_loops);
+extern const struct pool_loops LOOPS(pool_loops);
 extern const struct random_loops LOOPS(random_loops);
 extern const struct norm_loops LOOPS(norm_loops);
 extern const struct matrix_loops LOOPS(matrix_loops);

@@ -59,6 +59,17 @@ static void silu(struct pixels y, struct pixels x, size_t n, size_t c)
     x.dtype == DTYPE_F32 ? silu_as(DTYPE_F32, y, x, n, c) : silu_as(DTYPE_BF16, y, x, n, c);
 }
 
+ALWAYS_INLINE void relu_as(enum dtype t, struct pixels y, struct pixels x, size_t n, size_t c)
+{
+    flatten(&n, &c, x.pitch == c && y.pitch == c);
+    FOR_PIXELS(n, c, put(t, y, p, i, w, vec_at_least(at(t, x, p, i, w), vec_set(0))));
+}
+
+static void relu(struct pixels y, struct pixels x, size_t n, size_t c)
+{
+    x.dtype == DTYPE_F32 ? relu_as(DTYPE_F32, y, x, n, c) : relu_as(DTYPE_BF16, y, x, n, c);
+}
+
 ALWAYS_INLINE void silu_backward_as(enum dtype t, struct pixels dx, struct pixels x, struct pixels dy, size_t n,
                                     size_t c)
 {
@@ -184,6 +195,7 @@ static void mse_backward(struct pixels da, struct pixels a, struct pixels b, flo
 const struct pointwise_loops LOOPS(pointwise_loops) = {
     .copy = copy,
     .silu = silu,
+    .relu = relu,
     .silu_backward = silu_backward,
     .add = add,
     .add_channel = add_channel,

@@ -7,6 +7,7 @@
 const struct loops LOOPS(loops) = {
     .name = NAME(LOOPS_ISA),
     .pointwise = &LOOPS(pointwise_loops),
+    .pool = &LOOPS(pool_loops),
     .random = &LOOPS(random_loops),
     .norm = &LOOPS(norm_loops),
     .matrix = &LOOPS(matrix_loops),
