@@ -243,13 +243,25 @@ size_t lane_pool_bytes(const struct lane_pool *p)
     return ((size_t)p->capacity + p->net->max_rows) * 2 * p->elements * sizeof(float);
 }
 
-int lane_pool_start(struct lane_pool *p, int32_t slot, uint64_t seed, uint64_t image)
+/* The first step multiplies the last x0 by c = 0, which a NaN of the slot's last lane would survive. */
+static int clear_last(struct lane_pool *p, int32_t slot)
 {
     assert(slot >= 0 && slot < p->capacity);
-    const struct backend *b = p->net->backend;
-    /* The first step multiplies the last x0 by c = 0, which a NaN of the slot's last lane would survive. */
-    int rc = b->upload(p->net->device, p->l + (size_t)slot * p->elements, p->zero, p->elements * sizeof(float));
-    return rc < 0 ? rc : b->fill_noise(p->net->device, p->x, p->elements, slot, seed, image);
+    return p->net->backend->upload(p->net->device, p->l + (size_t)slot * p->elements, p->zero,
+                                   p->elements * sizeof(float));
+}
+
+int lane_pool_start(struct lane_pool *p, int32_t slot, uint64_t seed, uint64_t image)
+{
+    int rc = clear_last(p, slot);
+    return rc < 0 ? rc : p->net->backend->fill_noise(p->net->device, p->x, p->elements, slot, seed, image);
+}
+
+int lane_pool_write(struct lane_pool *p, int32_t slot, const float *image)
+{
+    int rc = clear_last(p, slot);
+    float *x = p->x + (size_t)slot * p->elements;
+    return rc < 0 ? rc : p->net->backend->upload(p->net->device, x, image, p->elements * sizeof(float));
 }
 
 static void put_row(struct lane_pool *p, int32_t row, const struct lane_step *lane, int32_t class_index)

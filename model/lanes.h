@@ -49,6 +49,8 @@ struct lane_step {
 /* x of the slot = starting noise of (seed, image), x0 prediction = 0: nothing is left of the slot's last lane. 0, -EIO
  * (device lost). */
 int lane_pool_start(struct lane_pool *p, int32_t slot, uint64_t seed, uint64_t image);
+/* x of the slot = an image [H, W, C], x0 prediction = 0. 0, -EIO (device lost). */
+int lane_pool_write(struct lane_pool *p, int32_t slot, const float *image);
 /* One step of n lanes, all in different slots (rows, counting two for guidance, <= max_rows). ret_finite[i] = 0: lane
  * i's state is no longer finite. Slots that ascend without gaps, none guided, are read in place, others are gathered
  * first. 0, -EIO (device lost). */

@@ -22,7 +22,7 @@ static const char *const monitor_names[] = {"val_loss", "loss", NULL};
 static const char *const monitor_mode_names[] = {"min", "max", NULL};
 
 #define AT(member) offsetof(struct train_dataset, member)
-static const struct json_field dataset_fields[] = {
+const struct json_field train_dataset_fields[] = {
     {"kind", FIELD_ENUM, AT(kind), .required = true, .names = dataset_kind_names, .help = "format of the data set"},
     {"path", FIELD_STRING, AT(path), .required = true, .item_bytes = TRAIN_PATH_BYTES,
      .help = "its folder; of cifar10 and folder also an archive (.tar.gz, .tar.xz, .zip)"},
@@ -45,7 +45,7 @@ static const struct json_field dataset_fields[] = {
 #undef AT
 
 #define AT(member) offsetof(struct train_optimizer, member)
-static const struct json_field optimizer_fields[] = {
+const struct json_field train_optimizer_fields[] = {
     {"lr", FIELD_DOUBLE, AT(lr), 0, 1, .above_min = true, .help = "learning rate of AdamW"},
     {"lr_min", FIELD_DOUBLE, AT(lr_min), 0, 1, .help = "where the cosine ends"},
     {"weight_decay", FIELD_DOUBLE, AT(weight_decay), 0, 1, .help = "decoupled weight decay"},
@@ -58,14 +58,14 @@ static const struct json_field optimizer_fields[] = {
 };
 #undef AT
 
-static const struct json_field ema_fields[] = {
+const struct json_field train_ema_fields[] = {
     {"decay", FIELD_DOUBLE, offsetof(struct train_ema, decay), 0, 0.9999999, .help = "of the averaged weights"},
     {"ramp", FIELD_BOOL, offsetof(struct train_ema, ramp), .help = "min(decay, (1 + n) / (10 + n)) at step n"},
     {0},
 };
 
 #define AT(member) offsetof(struct train_checkpoint, member)
-static const struct json_field checkpoint_fields[] = {
+const struct json_field train_checkpoint_fields[] = {
     {"save_freq", FIELD_INT32, AT(save_freq), 1, 1e6, .help = "epochs between checkpoints"},
     {"monitor", FIELD_ENUM, AT(monitor), .names = monitor_names, .help = "metric that says which is best"},
     {"mode", FIELD_ENUM, AT(mode), .names = monitor_mode_names, .help = "whether less or more is better"},
@@ -76,7 +76,7 @@ static const struct json_field checkpoint_fields[] = {
 };
 #undef AT
 
-static const struct json_field validation_fields[] = {
+const struct json_field train_validation_fields[] = {
     {"images", FIELD_INT64, offsetof(struct train_validation, images), 0, 1e9, .help = "held-out images; 0: fraction"},
     {"fraction", FIELD_DOUBLE, offsetof(struct train_validation, fraction), 0, 0.9, .help = "of the images held out"},
     {0},
@@ -134,11 +134,11 @@ static const struct json_field train_fields[] = {
      .schema = model_config_schema, .help = "network"},
     {"diffusion", FIELD_CUSTOM, AT(diffusion), .read = read_diffusion, .write = write_diffusion,
      .schema = diffusion_config_schema, .help = "noise schedule"},
-    {"dataset", FIELD_OBJECT, AT(dataset), .required = true, .fields = dataset_fields, .help = "images"},
-    {"optimizer", FIELD_OBJECT, AT(optimizer), .fields = optimizer_fields, .help = "AdamW"},
-    {"ema", FIELD_OBJECT, AT(ema), .fields = ema_fields, .help = "exponential moving average of the weights"},
-    {"checkpoint", FIELD_OBJECT, AT(checkpoint), .fields = checkpoint_fields, .help = "what is kept"},
-    {"validation", FIELD_OBJECT, AT(validation), .fields = validation_fields, .help = "held-out images"},
+    {"dataset", FIELD_OBJECT, AT(dataset), .required = true, .fields = train_dataset_fields, .help = "images"},
+    {"optimizer", FIELD_OBJECT, AT(optimizer), .fields = train_optimizer_fields, .help = "AdamW"},
+    {"ema", FIELD_OBJECT, AT(ema), .fields = train_ema_fields, .help = "exponential moving average of the weights"},
+    {"checkpoint", FIELD_OBJECT, AT(checkpoint), .fields = train_checkpoint_fields, .help = "what is kept"},
+    {"validation", FIELD_OBJECT, AT(validation), .fields = train_validation_fields, .help = "held-out images"},
     {"early_stopping", FIELD_OBJECT, AT(early_stopping), .nullable = true, .fields = early_stopping_fields,
      .help = "end where nothing improves"},
     {"sample", FIELD_OBJECT, AT(sample), .fields = sample_fields, .help = "grids of generated images"},
@@ -158,7 +158,7 @@ static const struct json_field train_fields[] = {
 };
 #undef AT
 
-static const struct train_config train_config_default = {
+const struct train_config train_config_default = {
     .dataset = {.train = true,
                 .n_sides = 2,
                 .image_size = {32, 32},
@@ -309,8 +309,7 @@ static int assign(json_t *root, const char *set, struct error *err)
     return 0;
 }
 
-int train_config_load(const char *path, const char *const *sets, int32_t n_sets, struct train_config *ret_config,
-                      struct error *err)
+int train_config_read(const char *path, const char *const *sets, int32_t n_sets, json_t **ret_json, struct error *err)
 {
     char *text = NULL;
     size_t bytes = 0;
@@ -324,8 +323,21 @@ int train_config_load(const char *path, const char *const *sets, int32_t n_sets,
         return r;
     for (int32_t i = 0; r == 0 && i < n_sets; i++)
         r = json_is_object(json) ? assign(json, sets[i], err) : 0;
-    if (r == 0)
-        r = train_config_parse(json, ret_config, err);
+    if (r < 0)
+        json_decref(json);
+    else
+        *ret_json = json;
+    return r;
+}
+
+int train_config_load(const char *path, const char *const *sets, int32_t n_sets, struct train_config *ret_config,
+                      struct error *err)
+{
+    json_t *json;
+    int r = train_config_read(path, sets, n_sets, &json, err);
+    if (r < 0)
+        return r;
+    r = train_config_parse(json, ret_config, err);
     json_decref(json);
     return r;
 }

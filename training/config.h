@@ -7,6 +7,7 @@
 
 #include "model/config.h"
 #include "model/dataset.h"
+#include "model/json.h"
 
 enum { TRAIN_PATH_BYTES = 1024 };
 
@@ -91,6 +92,14 @@ int train_config_parse(const json_t *json, struct train_config *ret_config, stru
  * 0, -ENOENT and other errno of opening it, -EINVAL, -ENOMEM. */
 int train_config_load(const char *path, const char *const *sets, int32_t n_sets, struct train_config *ret_config,
                       struct error *err);
+
+/* The first half of it: the file with the assignments, any kind of configuration. *ret_json: new reference. */
+int train_config_read(const char *path, const char *const *sets, int32_t n_sets, json_t **ret_json, struct error *err);
+
+/* What absent keys mean, and the tables of objects that other kinds of configuration have too. */
+extern const struct train_config train_config_default;
+extern const struct json_field train_dataset_fields[], train_optimizer_fields[], train_ema_fields[],
+    train_checkpoint_fields[], train_validation_fields[];
 
 /* The same as JSON, every key present. New reference, NULL without memory. */
 json_t *train_config_json(const struct train_config *c);

@@ -1,7 +1,10 @@
 /* main.c: the program ddimd-train: its command line, its signals, its exit codes.
  */
 #include "kernels/backend.h"
+#include "training/classify.h"
+#include "training/evaluation.h"
 #include "training/export.h"
+#include "training/report.h"
 #include "training/trainer.h"
 
 #include <errno.h>
@@ -11,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_SETS = 64, MAX_THREADS = 1024 };
+enum { MAX_SETS = 64, MAX_LISTS = 16, MAX_THREADS = 1024 };
 
 /* Exit codes; frozen: job runners tell by them what happened. */
 enum {
@@ -25,8 +28,9 @@ enum {
 };
 
 static const char usage[] =
-    "usage: ddimd-train CONFIG.json --out DIR [options]      train\n"
+    "usage: ddimd-train CONFIG.json --out DIR [options]      train a model, or a classifier that evaluations use\n"
     "       ddimd-train CONFIG.json --check [options]        check the configuration, train nothing\n"
+    "       ddimd-train evaluate CONFIG.json --out DIR [options]   measure generated images (docs/QUALITY.md)\n"
     "       ddimd-train export MODEL.safetensors --dtype F16|BF16|F32 --out FILE\n"
     "\n"
     "  --out DIR            folder of the run: metrics.jsonl, samples/, checkpoints/ (made where it is missing)\n"
@@ -37,6 +41,7 @@ static const char usage[] =
     "  --precision P        f32, bf16 or auto (what the device computes in); instead of the configuration's\n"
     "  --set KEY=VALUE      set a key of the configuration (dataset.path=mnist, optimizer.lr=1e-3); may be repeated\n"
     "  --check              validate only\n"
+    "  --steps, --sampler, --method, --eta, --guidance A,B,C   evaluate: every combination, instead of `sampling`\n"
     "  --help, --version\n"
     "\n"
     "SIGTERM and SIGINT: the step is finished, a checkpoint written, exit code 0.\n"
@@ -64,7 +69,9 @@ struct arguments {
     const char *sets[MAX_SETS];
     int32_t n_sets, threads;
     bool resume, check;
-    char precision[32]; // "precision=f32", "" for none
+    char precision[32];         // "precision=f32", "" for none
+    char lists[MAX_LISTS][256]; // "sampling.steps=[10,20]"
+    int32_t n_lists;
 };
 
 /* 0, or an exit code + 1 (1: --help or --version has been served). */
@@ -80,6 +87,20 @@ static int add_set(struct arguments *a, const char *set)
         return bad_usage("too many --set", NULL);
     a->sets[a->n_sets++] = set;
     return 0;
+}
+
+/* "10,20" as the assignment "sampling.steps=[10,20]", names in quotes. */
+static int add_list(struct arguments *a, const char *key, const char *text, bool names)
+{
+    const char *quote = names ? "\"" : "";
+    if (a->n_lists == MAX_LISTS || strlen(text) > 128)
+        return bad_usage("too many values", key);
+    char *to = a->lists[a->n_lists++];
+    int n = snprintf(to, sizeof a->lists[0], "sampling.%s=[%s", key, quote);
+    for (; *text && n < (int)sizeof a->lists[0] - 8; text++)
+        n += *text == ',' ? sprintf(to + n, "%s,%s", quote, quote) : sprintf(to + n, "%c", *text);
+    sprintf(to + n, "%s]", quote);
+    return add_set(a, to);
 }
 
 static int read_threads(struct arguments *a, const char *text)
@@ -120,6 +141,16 @@ static int read_option(struct arguments *a, int option)
         return 0;
     case 's':
         return add_set(a, optarg);
+    case 'S':
+        return add_list(a, "steps", optarg, false);
+    case 'A':
+        return add_list(a, "sampler", optarg, true);
+    case 'M':
+        return add_list(a, "method", optarg, true);
+    case 'E':
+        return add_list(a, "eta", optarg, false);
+    case 'G':
+        return add_list(a, "guidance", optarg, false);
     case 'h':
         fputs(usage, stdout);
         return 1;
@@ -134,13 +165,23 @@ static int read_option(struct arguments *a, int option)
 
 static int read_arguments(int argc, char **argv, struct arguments *a)
 {
-    static const struct option options[] = {
-        {"out", required_argument, NULL, 'o'},     {"resume", no_argument, NULL, 'r'},
-        {"threads", required_argument, NULL, 't'}, {"precision", required_argument, NULL, 'p'},
-        {"set", required_argument, NULL, 's'},     {"check", no_argument, NULL, 'c'},
-        {"dtype", required_argument, NULL, 'd'},   {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, 'v'},       {"datasets", required_argument, NULL, 'D'},
-        {"mirror", required_argument, NULL, 'm'},  {0}};
+    static const struct option options[] = {{"out", required_argument, NULL, 'o'},
+                                            {"resume", no_argument, NULL, 'r'},
+                                            {"threads", required_argument, NULL, 't'},
+                                            {"precision", required_argument, NULL, 'p'},
+                                            {"set", required_argument, NULL, 's'},
+                                            {"check", no_argument, NULL, 'c'},
+                                            {"dtype", required_argument, NULL, 'd'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {"version", no_argument, NULL, 'v'},
+                                            {"steps", required_argument, NULL, 'S'},
+                                            {"sampler", required_argument, NULL, 'A'},
+                                            {"method", required_argument, NULL, 'M'},
+                                            {"eta", required_argument, NULL, 'E'},
+                                            {"guidance", required_argument, NULL, 'G'},
+                                            {"datasets", required_argument, NULL, 'D'},
+                                            {"mirror", required_argument, NULL, 'm'},
+                                            {0}};
     int option;
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
         int r = read_option(a, option);
@@ -191,22 +232,40 @@ static void print_outcome(const struct trainer_outcome *o)
            (long long)o->state.images, o->model);
 }
 
-static int train(const struct arguments *a)
+static void catch_signals(void)
 {
-    struct train_config config;
-    struct error err = {0};
-    int r = train_config_load(a->config, a->sets, a->n_sets, &config, &err);
-    if (r < 0) {
-        print_error(&err);
-        return r == -ENOMEM ? EXIT_MEMORY : EXIT_CONFIG;
-    }
-    if (a->check) {
-        printf("%s: good\n", a->config);
-        return EXIT_DONE;
-    }
     const struct sigaction action = {.sa_handler = request_stop};
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
+}
+
+static int failed(int r, const struct error *err)
+{
+    print_error(err);
+    return exit_code(r, err);
+}
+
+static int bad_config(int r, const struct error *err)
+{
+    print_error(err);
+    return r == -ENOMEM ? EXIT_MEMORY : EXIT_CONFIG;
+}
+
+static int checked(const struct arguments *a)
+{
+    printf("%s: good\n", a->config);
+    return EXIT_DONE;
+}
+
+static int train_model(const struct arguments *a, const json_t *json)
+{
+    struct train_config config;
+    struct error err = {0};
+    int r = train_config_parse(json, &config, &err);
+    if (r < 0)
+        return bad_config(r, &err);
+    if (a->check)
+        return checked(a);
     const struct trainer_options o = {.config = &config,
                                       .out = a->out,
                                       .resume = a->resume,
@@ -221,12 +280,79 @@ static int train(const struct arguments *a)
         signal(SIGTERM, SIG_DFL);
         raise(SIGTERM);
     }
-    if (r < 0) {
-        print_error(&err);
-        return exit_code(r, &err);
-    }
+    if (r < 0)
+        return failed(r, &err);
     print_outcome(&outcome);
     return EXIT_DONE;
+}
+
+static struct run_options run_options(const struct arguments *a)
+{
+    return (struct run_options){.out = a->out,
+                                .resume = a->resume,
+                                .threads = a->threads,
+                                .datasets = a->datasets,
+                                .mirror = a->mirror,
+                                .log = stdout,
+                                .stop = &stop_requested};
+}
+
+static int train_classifier(const struct arguments *a, const json_t *json)
+{
+    struct classify_config config;
+    struct classify_outcome outcome;
+    struct error err = {0};
+    int r = classify_config_parse(json, &config, &err);
+    if (r < 0)
+        return bad_config(r, &err);
+    if (a->check)
+        return checked(a);
+    const struct run_options o = run_options(a);
+    r = classify_run(&config, &o, &outcome, &err);
+    if (r < 0)
+        return failed(r, &err);
+    printf("%s after %lld steps, accuracy %.2f %%; the classifier: %s/checkpoints/" RUN_LAST_NAME "\n",
+           outcome.stopped ? "stopped on request" : "finished", (long long)outcome.steps, 100 * outcome.accuracy,
+           a->out);
+    return EXIT_DONE;
+}
+
+static int evaluate(const struct arguments *a, const json_t *json)
+{
+    struct evaluate_config config;
+    struct error err = {0};
+    bool stopped = false;
+    int r = evaluate_config_parse(json, &config, &err);
+    if (r < 0)
+        return bad_config(r, &err);
+    if (a->check)
+        return checked(a);
+    const struct run_options o = run_options(a);
+    r = evaluation_run(&config, &o, &stopped, &err);
+    if (r < 0)
+        return failed(r, &err);
+    printf("%s; the report: %s/" REPORT_MARKDOWN_NAME "\n",
+           stopped ? "stopped on request, go on with --resume" : "finished", a->out);
+    return EXIT_DONE;
+}
+
+/* Reads the configuration; what it has says what is trained. */
+static int run(const struct arguments *a, bool evaluates)
+{
+    json_t *json;
+    struct error err = {0};
+    int r = train_config_read(a->config, a->sets, a->n_sets, &json, &err);
+    if (r < 0)
+        return bad_config(r, &err);
+    catch_signals();
+    if (evaluates)
+        r = evaluate(a, json);
+    else if (json_object_get(json, "classifier"))
+        r = train_classifier(a, json);
+    else
+        r = train_model(a, json);
+    json_decref(json);
+    return r;
 }
 
 static int export_to(const struct arguments *a)
@@ -245,8 +371,9 @@ int main(int argc, char **argv)
 {
     backend_cpu_settle(argv);
     struct arguments a = {0};
-    bool exports = argc > 1 && strcmp(argv[1], "export") == 0;
-    int r = read_arguments(argc - exports, argv + exports, &a);
+    bool exports = argc > 1 && strcmp(argv[1], "export") == 0, evaluates = argc > 1 && strcmp(argv[1], "evaluate") == 0,
+         verb = exports || evaluates;
+    int r = read_arguments(argc - verb, argv + verb, &a);
     if (r)
         return r - 1;
     if (exports) {
@@ -256,5 +383,5 @@ int main(int argc, char **argv)
     }
     if (!a.out && !a.check)
         return bad_usage("--out is missing", NULL) - 1;
-    return train(&a);
+    return run(&a, evaluates);
 }

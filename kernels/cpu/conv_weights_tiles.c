@@ -24,7 +24,7 @@ struct tiles {
 bool conv_weights_tiles_fit(const struct device *d, const struct lowering *l, const struct tensor *dw)
 {
     const struct tensor *x = &l->graph->tensors[l->node->in[0]], *dy = &l->graph->tensors[l->node->in[1]];
-    return d->loops->conv_weights && x->dtype == DTYPE_BF16 && dy->dtype == DTYPE_BF16 && l->node->attr.stride == 1 &&
+    return d->loops->conv_weights && x->dtype == DTYPE_BF16 && dy->dtype == DTYPE_BF16 && l->node->attr.stride == 1 && !l->node->attr.valid &&
            dw->dim[1] == dw->dim[2] && (dw->dim[1] == 1 || dw->dim[1] == 3) && dw->dim[0] % 32 == 0 &&
            dw->dim[3] % 32 == 0 && dy->dim[1] % 2 == 0 && dy->dim[2] % 2 == 0;
 }
