@@ -64,6 +64,14 @@ static double passes_at_ends(const struct train_config *c, int64_t n_images)
     return c->epochs * (held_out + (s->every ? rows * s->n * s->steps / s->every : 0));
 }
 
+// Decoded images that are kept.
+static int64_t image_cache_bytes(const struct train_config *c, int64_t n_images)
+{
+    int64_t bytes = n_images * c->dataset.image_size[0] * c->dataset.image_size[1] * c->model.in_channels;
+    bool is_folder = c->dataset.kind == DATASET_FOLDER; // the others are always kept
+    return is_folder && bytes > (int64_t)c->dataset.cache_mib << 20 ? 0 : bytes;
+}
+
 int train_estimate(const struct train_config *c, int64_t n_images, bool bf16, struct train_estimate *ret_estimate,
                    struct error *err)
 {
@@ -79,7 +87,8 @@ int train_estimate(const struct train_config *c, int64_t n_images, bool bf16, st
         .flop_per_step = 3 * c->dataset.batch_size *
                          model_config_flop(&c->model, c->dataset.image_size[0], c->dataset.image_size[1]),
         .steps_per_epoch = steps_per_epoch(c, n_images),
-        .memory_bytes = parameters * (FLAT_VECTORS * 4 + PACKED_VECTORS * packed) + (int64_t)image_bytes * at_once,
+        .memory_bytes = parameters * (FLAT_VECTORS * 4 + PACKED_VECTORS * packed) + (int64_t)image_bytes * at_once +
+                        parameters * 4 * (STATE_VECTORS + 1) + image_cache_bytes(c, n_images),
         .checkpoint_bytes = parameters * 4 * (1 + STATE_VECTORS),
     };
     e.steps = e.steps_per_epoch * c->epochs;

@@ -13,7 +13,8 @@ struct train_estimate {
     double flop;              // of the whole run: steps, validation, sample grids
     int64_t steps_per_epoch;  // 0: the number of images is not known
     int64_t steps;            // of all epochs
-    int64_t memory_bytes;     // weights, average, moments, gradients and the activations of a batch, at most
+    int64_t memory_bytes;     // of the process at most: weights, average, moments, gradients, the activations of a
+                              // batch, decoded images, and the state on its way to a file
     int64_t checkpoint_bytes; // of one model file and of the state file
 };
 

@@ -51,7 +51,7 @@ def config(epochs=2, **changes):
         *folders, name = key.split("__")
         at = c
         for folder in folders:
-            at = at[folder]
+            at = at.setdefault(folder, {})
         at[name] = value
     return c
 
