@@ -262,7 +262,7 @@ static void attempt_ended(struct client *c, struct call *call, CURLcode result)
     bool finished = call->events && call->events->finished;
     if (call->events && call->events->n > call->seen)
         call->attempts = 1;
-    if (!finished)
+    if (!finished && !(call->once && result == CURLE_OK))
         pause = pause_after(c, call, result);
     enum outcome outcome = finished ? OUTCOME_OK : outcome_of(c, call, result);
     if (pause < 0) {

@@ -27,6 +27,7 @@ struct call {
     size_t body_bytes;
     const char *content_type, *accept;
     bool pure;             // the same request gets the same answer: no key is needed
+    bool once;             // an answer of 429 or 503 is what was asked for
     bool detached;         // Prefer: respond-async
     struct events *events; // where the answer is a stream of them; its status other than 200 comes as a body
 

@@ -108,7 +108,7 @@ enum outcome run_train(struct session *s, const struct arguments *a)
         printf("%lld\n", (long long)json_integer_value(json_object_get(job, "id")));
     else if (!s->quiet && !s->json)
         fprintf(follow ? stderr : stdout, "job %lld (%s) is %s\n",
-                (long long)json_integer_value(json_object_get(job, "id")), name, json_text_of(job, "state"));
+                (long long)json_integer_value(json_object_get(job, "id")), name, json_word_of(job, "state"));
     fflush(stdout);
     if (follow)
         outcome = follow_job(s, job);
@@ -224,7 +224,7 @@ static void print_job(struct session *s, const json_t *job, const char *id)
     char bar[4 * 24 + 1], left[TEXT_NUMBER_BYTES], state[64];
     double fraction = json_number_of(progress, "fraction"), eta = json_number_of(job, "eta_seconds");
     double place = json_number_of(job, "queue_position");
-    snprintf(state, sizeof(state), "%.20s%s", json_text_of(job, "state") ? json_text_of(job, "state") : "?",
+    snprintf(state, sizeof(state), "%.20s%s", json_word_of(job, "state"),
              json_is_true(json_object_get(job, "cancel_requested")) ? ", asked to stop" : "");
     if (isfinite(place))
         snprintf(state + strlen(state), sizeof(state) - strlen(state), ", place %.0f", place);
@@ -304,7 +304,7 @@ enum outcome run_job(struct session *s, const struct arguments *a)
     else if (s->json)
         session_print_json(job, true);
     else if (s->quiet)
-        puts(json_text_of(job, "state") ? json_text_of(job, "state") : "?");
+        puts(json_word_of(job, "state"));
     else
         print_job(s, job, id);
     json_decref(job);

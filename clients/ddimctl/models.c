@@ -55,7 +55,7 @@ enum outcome run_models(struct session *s, const struct arguments *a)
     if (s->json) {
         session_print_json(answer, true);
     } else if (s->quiet) {
-        json_array_foreach(models, i, model) puts(json_text_of(model, "name") ? json_text_of(model, "name") : "?");
+        json_array_foreach(models, i, model) puts(json_word_of(model, "name"));
     } else {
         table_add(&table, (const char *const[]){"NAME", "IMAGES", "CLASSES", "PARAMETERS", "FILE", "STATE"});
         json_array_foreach(models, i, model) add_model(&table, model);

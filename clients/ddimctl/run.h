@@ -54,6 +54,7 @@ const char *session_seed(char buffer[24]);
 
 /* Members of an answer, for printing. */
 const char *json_text_of(const json_t *object, const char *name); // NULL where it is no string
+const char *json_word_of(const json_t *object, const char *name); // "?" where it is no string
 double json_number_of(const json_t *object, const char *name);    // NAN where it is no number
 
 #endif

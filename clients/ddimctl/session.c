@@ -74,6 +74,12 @@ const char *json_text_of(const json_t *object, const char *name)
     return json_string_value(json_object_get(object, name));
 }
 
+const char *json_word_of(const json_t *object, const char *name)
+{
+    const char *text = json_text_of(object, name);
+    return text ? text : "?";
+}
+
 double json_number_of(const json_t *object, const char *name)
 {
     const json_t *value = json_object_get(object, name);

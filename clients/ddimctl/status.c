@@ -40,9 +40,9 @@ static void print_checks(const json_t *ready)
     size_t i;
     json_array_foreach(json_object_get(ready, "checks"), i, check)
     {
-        const char *name = json_text_of(check, "name"), *detail = json_text_of(check, "detail");
-        printf("%-10s %s%s%s\n", name ? name : "?", json_is_true(json_object_get(check, "ok")) ? "ok" : "NOT OK",
-               detail ? ": " : "", detail ? detail : "");
+        const char *detail = json_text_of(check, "detail");
+        printf("%-10s %s%s%s\n", json_word_of(check, "name"),
+               json_is_true(json_object_get(check, "ok")) ? "ok" : "NOT OK", detail ? ": " : "", detail ? detail : "");
     }
 }
 
@@ -50,8 +50,8 @@ static void print_checks(const json_t *ready)
 enum outcome run_status(struct session *s, const struct arguments *a)
 {
     struct call calls[] = {{.method = "GET", .path = "/version"},
-                           {.method = "GET", .path = "/readyz?verbose"},
-                           {.method = "GET", .path = "/metrics", .accept = "text/plain"}};
+                           {.method = "GET", .path = "/readyz?verbose", .once = true},
+                           {.method = "GET", .path = "/metrics", .accept = "text/plain", .once = true}};
     client_run(s->client, calls, 1);
     if (calls[0].outcome == OUTCOME_OK)
         client_run(s->client, calls + 1, 2);
@@ -64,8 +64,8 @@ enum outcome run_status(struct session *s, const struct arguments *a)
         json_decref(all);
     } else if (outcome == OUTCOME_OK) {
         const char *reason = json_text_of(ready, "reason");
-        printf("%-10s %s %s on %s\n", "daemon", json_text_of(version, "name"), json_text_of(version, "version"),
-               json_text_of(version, "device"));
+        printf("%-10s %s %s on %s\n", "daemon", json_word_of(version, "name"), json_word_of(version, "version"),
+               json_word_of(version, "device"));
         printf("%-10s %s%s%s\n", "ready", is_ready ? "yes" : "no", reason ? ": " : "", reason ? reason : "");
         print_checks(ready);
         if (calls[2].status == 200 && calls[2].body_in.n)

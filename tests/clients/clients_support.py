@@ -12,7 +12,7 @@ class Gate:
             self.tls.load_cert_chain(*certificate)
         self.requests = []  # heads, as the client sent them
         self.bodies = []    # and what came along with them
-        self.refusals = []  # answers to give instead of forwarding, first to last: bytes
+        self.refusals = []  # answers to give instead of forwarding, first to last: bytes, None to forward
         self.cuts = []      # after how many bytes of the answer to hang up, for each connection that is forwarded
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http{'s' if certificate else ''}://127.0.0.1:{self.listener.getsockname()[1]}"
@@ -60,8 +60,9 @@ class Gate:
         while len(rest) < length:
             rest += client.recv(65536)
         self.bodies.append(rest)
-        if self.refusals:
-            client.sendall(self.refusals.pop(0))
+        refusal = self.refusals.pop(0) if self.refusals else None
+        if refusal:
+            client.sendall(refusal)
             client.close()
             return
         server = socket.create_connection(self.target)

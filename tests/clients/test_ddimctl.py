@@ -18,7 +18,8 @@ import pytest
 from support import Png, eventually
 
 DDIMCTL = os.environ.get("DDIMCTL_BIN", "")
-OK, FAILED, USAGE, REFUSED, NOT_FOUND, BUSY, UNREACHABLE, JOB_CANCELLED, DIFFERS, INTERRUPTED = 0, 1, 2, 3, 4, 7, 8, 12, 13, 130
+OK, FAILED, USAGE, REFUSED, NOT_FOUND, FORBIDDEN, BUSY, UNREACHABLE = 0, 1, 2, 3, 4, 5, 7, 8
+JOB_CANCELLED, DIFFERS, INTERRUPTED = 12, 13, 130
 
 
 def environment(url, folder, **more):
@@ -206,6 +207,9 @@ def test_the_key_goes_along(ctl, gate, tmp_path):
     ctl("models", url=gate.url, env={"DDIMD_KEY": "from-environment"})
     ctl("models", "--key-file", "key", url=gate.url, env={"DDIMD_KEY": "from-environment"})
     assert gate.header("Authorization") == ["Bearer from-environment", "Bearer from-file"]
+    for status in (401, 403):
+        gate.refuse(status)
+        ctl("models", url=gate.url, expect=FORBIDDEN)
 
 
 def test_unix_socket(start, ctl, tmp_path):
@@ -415,6 +419,13 @@ def test_completion(line, offered, ctl, daemon, tmp_path):
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment(daemon.url, tmp_path), capture_output=True, text=True)
     got = [w for w in done.stdout.split("\n") if w]
     assert done.returncode == 0 and sorted(w for w in got if w not in ("mine",)) == offered, done
+
+
+def test_not_ready_is_an_answer(ctl, gate):
+    gate.refusals.append(None)
+    gate.refuse(503, retry_after=1, times=2)
+    ctl("status", url=gate.url, expect=BUSY)
+    assert len(gate.requests) == 3  # version, readiness, metrics: none of them twice
 
 
 def test_status_and_schedule(ctl, daemon):
