@@ -64,7 +64,8 @@ static tensor_id block_a(struct graph *g, tensor_id x, const char *name, int32_t
                                          {"branch3x3dbl_2", 96, 3, 3, SAME},
                                          {"branch3x3dbl_3", 96, 3, 3, SAME},
                                          {0}};
-    tensor_id y = beside(g, branch(g, x, name, one), branch(g, x, name, five));
+    tensor_id y = branch(g, x, name, one);
+    y = beside(g, y, branch(g, x, name, five));
     y = beside(g, y, branch(g, x, name, three));
     return beside(g, y, pool_branch(g, x, name, pool, false));
 }
@@ -76,7 +77,8 @@ static tensor_id block_b(struct graph *g, tensor_id x, const char *name)
                                          {"branch3x3dbl_2", 96, 3, 3, SAME},
                                          {"branch3x3dbl_3", 96, 3, 3, HALVE},
                                          {0}};
-    tensor_id y = beside(g, branch(g, x, name, three), branch(g, x, name, twice));
+    tensor_id y = branch(g, x, name, three);
+    y = beside(g, y, branch(g, x, name, twice));
     return beside(g, y, graph_pool(g, x, true, 3, 2, true));
 }
 
@@ -90,7 +92,8 @@ static tensor_id block_c(struct graph *g, tensor_id x, const char *name, int32_t
                        twice[] = {{"branch7x7dbl_1", k, 1, 1, SAME},   {"branch7x7dbl_2", k, 7, 1, SAME},
                                   {"branch7x7dbl_3", k, 1, 7, SAME},   {"branch7x7dbl_4", k, 7, 1, SAME},
                                   {"branch7x7dbl_5", 192, 1, 7, SAME}, {0}};
-    tensor_id y = beside(g, branch(g, x, name, one), branch(g, x, name, seven));
+    tensor_id y = branch(g, x, name, one);
+    y = beside(g, y, branch(g, x, name, seven));
     y = beside(g, y, branch(g, x, name, twice));
     return beside(g, y, pool_branch(g, x, name, 192, false));
 }
@@ -103,15 +106,16 @@ static tensor_id block_d(struct graph *g, tensor_id x, const char *name)
                                          {"branch7x7x3_3", 192, 7, 1, SAME},
                                          {"branch7x7x3_4", 192, 3, 3, HALVE},
                                          {0}};
-    tensor_id y = beside(g, branch(g, x, name, three), branch(g, x, name, seven));
+    tensor_id y = branch(g, x, name, three);
+    y = beside(g, y, branch(g, x, name, seven));
     return beside(g, y, graph_pool(g, x, true, 3, 2, true));
 }
 
 /* The branches that end in a 1x3 and a 3x1 side by side. */
 static tensor_id forked(struct graph *g, tensor_id x, const char *block, const char *wide, const char *high)
 {
-    return beside(g, conv(g, x, block, &(struct layer){wide, 384, 1, 3, SAME}),
-                  conv(g, x, block, &(struct layer){high, 384, 3, 1, SAME}));
+    tensor_id y = conv(g, x, block, &(struct layer){wide, 384, 1, 3, SAME});
+    return beside(g, y, conv(g, x, block, &(struct layer){high, 384, 3, 1, SAME}));
 }
 
 static tensor_id block_e(struct graph *g, tensor_id x, const char *name, bool max)
