@@ -85,6 +85,8 @@ double job_pace(const struct api_options *o, const char *device, char basis[JOB_
 /* Checks a training configuration that a client sent: its keys, its data set, which lies beneath the folder of data
  * sets, and what it will take. As struct job_type says; context: struct api_options. */
 int job_train_check(const void *context, const json_t *config, struct job_plan *ret_plan, struct error *err);
+/* The same of an evaluation (docs/QUALITY.md): model and extractor are names. */
+int job_evaluate_check(const void *context, const json_t *config, struct job_plan *ret_plan, struct error *err);
 
 /* Opens a path that a client named beneath the daemon's folder of data sets, and gives the whole of it. field: its key.
  * 0, -EINVAL (leads out, is not there, too long). */

@@ -6,7 +6,7 @@
 #include "api/jobs_generate.h"
 
 /* In the order of the table. */
-const char *const job_type_names[] = {"train", GENERATE_JOB_TYPE, NULL};
+const char *const job_type_names[] = {"train", GENERATE_JOB_TYPE, "evaluate", NULL};
 
 const struct job_type api_job_types[] = {
     {.name = "train", .place = JOB_IN_PROCESS, .check = job_train_check},
@@ -15,6 +15,7 @@ const struct job_type api_job_types[] = {
      .at_once = GENERATE_JOBS_AT_ONCE,
      .store_plan = true,
      .check = job_generate_check},
+    {.name = "evaluate", .place = JOB_IN_PROCESS, .verb = "evaluate", .check = job_evaluate_check},
 };
 enum { N_TYPES = sizeof(api_job_types) / sizeof(api_job_types[0]) };
 const int32_t api_n_job_types = N_TYPES;

@@ -87,12 +87,14 @@ int jobs_open(struct jobs *j, const struct options *o, const struct job_launcher
     if (rc == 0)
         rc = datasets_resolve(j, o, err);
     if (rc == 0)
+        rc = folder_resolve(o->models, j->models, err);
+    if (rc == 0)
         rc = trainer_resolve(j, o, err);
     if (rc == 0)
         rc = job_store_open(j->state, NULL, &j->store, err);
     if (rc)
         return rc;
-    const char *const args[] = {"--datasets", j->datasets, NULL};
+    const char *const args[] = {"--datasets", j->datasets, "--models", j->models, NULL};
     struct job_runner_options r = {.types = api_job_types,
                                    .n_types = api_n_job_types,
                                    .in_daemon = in_daemon,

@@ -10,7 +10,8 @@ struct jobs {
     struct job_store *store; // NULL: no jobs (--state was not given)
     struct job_runner *runner;
     const struct log *log;
-    char state[OPTION_PATH_BYTES], datasets[OPTION_PATH_BYTES], trainer[OPTION_PATH_BYTES]; // absolute
+    char state[OPTION_PATH_BYTES], datasets[OPTION_PATH_BYTES], models[OPTION_PATH_BYTES],
+        trainer[OPTION_PATH_BYTES]; // absolute
 };
 
 /* Opens what --state names; nothing without it. in_daemon: launcher of jobs that run in this process. Starts no job

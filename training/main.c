@@ -41,6 +41,8 @@ static const char usage[] =
     "  --precision P        f32, bf16 or auto (what the device computes in); instead of the configuration's\n"
     "  --set KEY=VALUE      set a key of the configuration (dataset.path=mnist, optimizer.lr=1e-3); may be repeated\n"
     "  --check              validate only\n"
+    "  --models DIR         evaluate: model and extractor are names, DIR/NAME.safetensors, "
+    "DIR/../extractors/NAME.safetensors\n"
     "  --steps, --sampler, --method, --eta, --guidance A,B,C   evaluate: every combination, instead of `sampling`\n"
     "  --help, --version\n"
     "\n"
@@ -65,7 +67,7 @@ static void request_stop(int signal_number)
 }
 
 struct arguments {
-    const char *config, *out, *dtype, *datasets, *mirror;
+    const char *config, *out, *dtype, *datasets, *mirror, *models;
     const char *sets[MAX_SETS];
     int32_t n_sets, threads;
     bool resume, check;
@@ -141,6 +143,9 @@ static int read_option(struct arguments *a, int option)
         return 0;
     case 's':
         return add_set(a, optarg);
+    case 'F':
+        a->models = optarg;
+        return 0;
     case 'S':
         return add_list(a, "steps", optarg, false);
     case 'A':
@@ -165,23 +170,16 @@ static int read_option(struct arguments *a, int option)
 
 static int read_arguments(int argc, char **argv, struct arguments *a)
 {
-    static const struct option options[] = {{"out", required_argument, NULL, 'o'},
-                                            {"resume", no_argument, NULL, 'r'},
-                                            {"threads", required_argument, NULL, 't'},
-                                            {"precision", required_argument, NULL, 'p'},
-                                            {"set", required_argument, NULL, 's'},
-                                            {"check", no_argument, NULL, 'c'},
-                                            {"dtype", required_argument, NULL, 'd'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {"version", no_argument, NULL, 'v'},
-                                            {"steps", required_argument, NULL, 'S'},
-                                            {"sampler", required_argument, NULL, 'A'},
-                                            {"method", required_argument, NULL, 'M'},
-                                            {"eta", required_argument, NULL, 'E'},
-                                            {"guidance", required_argument, NULL, 'G'},
-                                            {"datasets", required_argument, NULL, 'D'},
-                                            {"mirror", required_argument, NULL, 'm'},
-                                            {0}};
+    static const struct option options[] = {
+        {"out", required_argument, NULL, 'o'},      {"resume", no_argument, NULL, 'r'},
+        {"threads", required_argument, NULL, 't'},  {"precision", required_argument, NULL, 'p'},
+        {"set", required_argument, NULL, 's'},      {"check", no_argument, NULL, 'c'},
+        {"dtype", required_argument, NULL, 'd'},    {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'v'},        {"steps", required_argument, NULL, 'S'},
+        {"sampler", required_argument, NULL, 'A'},  {"method", required_argument, NULL, 'M'},
+        {"eta", required_argument, NULL, 'E'},      {"models", required_argument, NULL, 'F'},
+        {"guidance", required_argument, NULL, 'G'}, {"datasets", required_argument, NULL, 'D'},
+        {"mirror", required_argument, NULL, 'm'},   {0}};
     int option;
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
         int r = read_option(a, option);
@@ -317,12 +315,31 @@ static int train_classifier(const struct arguments *a, const json_t *json)
     return EXIT_DONE;
 }
 
+/* The file of a name beneath --models. */
+static int find_named(const char *folder, const char *below, const char *field, char path[TRAIN_PATH_BYTES],
+                      struct error *err)
+{
+    char name[TRAIN_PATH_BYTES];
+    memcpy(name, path, sizeof name);
+    if (!folder || !name[0])
+        return 0;
+    if (strchr(name, '/') || name[0] == '.')
+        return error_set(err, -EINVAL, field, "must be a name, not a path");
+    if (snprintf(path, TRAIN_PATH_BYTES, "%s%s/%s.safetensors", folder, below, name) >= TRAIN_PATH_BYTES)
+        return error_set(err, -EINVAL, field, "is too long");
+    return 0;
+}
+
 static int evaluate(const struct arguments *a, const json_t *json)
 {
     struct evaluate_config config;
     struct error err = {0};
     bool stopped = false;
     int r = evaluate_config_parse(json, &config, &err);
+    if (r == 0)
+        r = find_named(a->models, "", "model", config.model, &err);
+    if (r == 0)
+        r = find_named(a->models, "/../extractors", "extractor", config.extractor, &err);
     if (r < 0)
         return bad_config(r, &err);
     if (a->check)
