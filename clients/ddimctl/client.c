@@ -369,6 +369,8 @@ enum outcome call_tell(const struct call *call, bool json)
         return call->outcome;
     json_t *problem = call_json(call);
     outcome_tell(problem, call->status, json);
+    if (call->status == 401 && !json)
+        fputs("  --key-file, DDIMD_KEY or ~/.config/ddimd/client.json give a key\n", stderr);
     json_decref(problem);
     return call->outcome;
 }
