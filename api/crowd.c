@@ -92,11 +92,3 @@ void crowd_leave(struct crowd *c, uint64_t address)
         *m = c->members[--c->n_members];
     pthread_mutex_unlock(&c->lock);
 }
-
-int crowd_count(struct crowd *c)
-{
-    pthread_mutex_lock(&c->lock);
-    int n = c->n_all;
-    pthread_mutex_unlock(&c->lock);
-    return n;
-}

@@ -19,6 +19,5 @@ void crowd_limit(struct crowd *c, int max_all, int max_each);
  * -EDQUOT (over max_each), -ENOMEM: only then it is not counted. */
 int crowd_enter(struct crowd *c, uint64_t address);
 void crowd_leave(struct crowd *c, uint64_t address);
-int crowd_count(struct crowd *c);
 
 #endif

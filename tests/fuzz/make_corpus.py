@@ -42,6 +42,18 @@ def png(*chunks):
 
 
 def main():
+    get = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    post = b"POST /generate HTTP/1.1\r\nHost: x\r\nX-Request-Id: a-1\r\n%s\r\n"
+    chunked = post % b"Transfer-Encoding: chunked\r\n"
+    put("head", "pipelined", b"\x06" + get + post % b"Content-Length: 2\r\n" + b"{}" + get)
+    put("head", "chunks", b"\x00" + chunked + b"2;a=b\r\n{}\r\n00f\r\n0123456789abcde\r\n0\r\nA: b\r\n\r\n" + get)
+    put("head", "bad-chunk", b"\xff" + chunked + b"2\r\n{}}\r\n")
+    put("head", "both", b"\x10" + post % b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n")
+    put("head", "expect", b"\x20" + post % b"Expect: 100-continue\r\nContent-Length: 1\r\n" + b"{" + b"PRI * HTTP/2.0\r\n\r\n")
+    put("head", "folded", b"\x02GET / HTTP/1.0\r\nA: b\r\n c\r\n\r\n")
+    put("head", "long", b"\x40GET /" + b"a" * 300)
+    put("head", "fields", b"\x40GET / HTTP/1.1\r\nHost: x\r\n" + b"A:\r\n" * 9 + b"\r\n")
+
     put("safetensors", "empty", safetensors([], b""))
     put("safetensors", "kinds", safetensors(
         [("f", "F32", [2], 0, 8), ("b", "BF16", [1, 2], 8, 12), ("h", "F16", [3], 12, 18), ("s", "U8", [], 18, 19),
