@@ -364,6 +364,42 @@ void handle_job_sample(struct exchange *x)
     jobs_aside(x, sample_aside);
 }
 
+/* What an evaluation writes, and its type. */
+static const struct report_file {
+    const char *name, *type;
+} report_files[] = {{"report.json", "application/json"},
+                    {"report.md", "text/markdown; charset=utf-8"},
+                    {"report.csv", "text/csv; charset=utf-8"},
+                    {"report.png", "image/png"}};
+
+static void report_aside(struct exchange *x)
+{
+    const char *part = jobs_path_part(x);
+    const struct report_file *file = NULL;
+    struct stat s;
+    struct job job;
+    int fd = -1;
+    if (!jobs_get(x, &job))
+        return;
+    job_done(&job);
+    for (size_t i = 0; i < sizeof(report_files) / sizeof(report_files[0]); i++)
+        if (!strcmp(part, report_files[i].name))
+            file = &report_files[i];
+    if (!file || jobs_open_file(x, file->name, O_RDONLY, &fd) || fstat(fd, &s) < 0 || s.st_size > MAX_SAMPLE_BYTES)
+        problem_set(&x->aside.problem, PROBLEM_NO_SUCH_FILE, NULL, "job %" PRId64 " has no %.32s", jobs_path_id(x),
+                    part);
+    else
+        jobs_send_file(x, fd, 0, s.st_size);
+    if (fd >= 0)
+        close(fd);
+    x->aside.content_type = file ? file->type : report_files[0].type;
+}
+
+void handle_job_report(struct exchange *x)
+{
+    jobs_aside(x, report_aside);
+}
+
 static void checkpoints_aside(struct exchange *x)
 {
     struct finds f = {.suffix = ".safetensors"};

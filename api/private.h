@@ -95,6 +95,7 @@ void handle_job_metrics(struct exchange *x);
 void handle_job_log(struct exchange *x);
 void handle_job_samples(struct exchange *x);
 void handle_job_sample(struct exchange *x);
+void handle_job_report(struct exchange *x);
 void handle_job_checkpoints(struct exchange *x);
 void handle_job_result(struct exchange *x);
 void handle_capabilities(struct exchange *x);

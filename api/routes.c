@@ -17,6 +17,7 @@ static const char *const fields[] = {"application/json", "application/x-www-form
 static const char *const events[] = {"text/event-stream", NULL};
 static const char *const curves[] = {"application/json", "text/csv", NULL};
 static const char *const png[] = {"image/png", NULL};
+static const char *const reports[] = {"application/json", "text/markdown", "text/csv", "image/png", NULL};
 
 #define SAMPLING_PROBLEMS                                                                                              \
     PROBLEM_NO_SUCH_MODEL, PROBLEM_SHARE_EXCEEDED, PROBLEM_QUEUE_FULL, PROBLEM_STARTING, PROBLEM_DRAINING,             \
@@ -110,6 +111,9 @@ const struct route route_table[] = {
      "The epochs that have a grid of samples", .problems = job_problems, .access = ACCESS_TRAIN},
     {"/jobs/{id}/samples/{epoch}.png", METHOD_GET, handle_job_sample, png, NULL, no_fields, "jobSample",
      "The grid of samples of an epoch", .problems = file_problems, .access = ACCESS_TRAIN},
+    {"/jobs/{id}/report/{file}", METHOD_GET, handle_job_report, reports, NULL, no_fields, "jobReport",
+     "What an evaluation has found so far: report.json, report.md, report.csv, report.png", .problems = file_problems,
+     .access = ACCESS_TRAIN},
     {"/jobs/{id}/checkpoints", METHOD_GET, handle_job_checkpoints, json, NULL, no_fields, "jobCheckpoints",
      "The models that a job has kept", .problems = job_problems, .access = ACCESS_TRAIN},
     {"/jobs/{id}/result", METHOD_GET, handle_job_result, results, NULL, job_result_fields, "jobResult",

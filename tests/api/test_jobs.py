@@ -6,6 +6,7 @@ import shutil
 import signal
 import sqlite3
 import struct
+import subprocess
 import threading
 import time
 import zlib
@@ -500,3 +501,51 @@ def test_what_cannot_be_published(jobs):
     assert jobs.daemon.generate(model="grey", steps=2).status == 200
     assert sorted(p.name for p in jobs.models.iterdir() if not p.name.startswith(".")) == ["colour.safetensors",
                                                                                           "grey.safetensors"]
+
+
+# --------------------------------------------------------------------------- evaluation
+@pytest.fixture
+def extractor(datasets, tmp_path):
+    """A classifier that ddimd-train trained, where jobs find it by name."""
+    c = {"classifier": {"in_channels": 1, "channels": [8], "blocks": 1, "num_classes": 2},
+         "dataset": {**config()["dataset"], "path": str(datasets / "two")}, "validation": {"images": HELD_OUT}, "epochs": 2,
+         "device": "cpu"}
+    (tmp_path / "classifier.json").write_text(json.dumps(c))
+    subprocess.run([TRAIN, str(tmp_path / "classifier.json"), "--out", str(tmp_path / "run"), "--threads", "1"], check=True,
+                   capture_output=True)
+    (tmp_path / "extractors").mkdir()
+    shutil.copy(tmp_path / "run" / "checkpoints" / "last.safetensors", tmp_path / "extractors" / "two.safetensors")
+
+
+def evaluation(**changes):
+    reference = {"kind": "folder", "path": "two", "image_size": [SIDE, SIDE], "mode": "L", "held_out": HELD_OUT, "part": "train"}
+    c = {"model": "grey", "extractor": "two", "reference": reference, "n": 12, "kid": False, "grid": 6,
+         "sampling": {"steps": [2, 3]}}
+    return {"type": "evaluate", "name": "quality", "config": {**c, **changes}}
+
+
+def test_an_evaluation(jobs, extractor):
+    answer = jobs.post("/jobs", evaluation())
+    assert answer.status == 201, answer.body
+    number = answer.json()["id"]
+    done = jobs.wait(number, "succeeded")
+    assert done["type"] == "evaluate" and done["progress"]["step"] == done["progress"]["total_steps"] == 2
+    report = jobs.get(f"/jobs/{number}/report/report.json").json()
+    assert [r["steps"] for r in report["results"]] == [2, 3] and all(r["fd"] > 0 for r in report["results"])
+    assert report["model"]["file"] == "grey.safetensors" and report["reference"]["n"] == 2 * IMAGES - HELD_OUT
+    assert report["real"]["n"] == HELD_OUT
+    table = jobs.get(f"/jobs/{number}/report/report.md")
+    assert table.headers["Content-Type"].startswith("text/markdown") and b"| FD: eta \\ steps | 2 | 3 |" in table.body
+    assert jobs.get(f"/jobs/{number}/report/report.png").body.startswith(b"\x89PNG")
+    assert jobs.get(f"/jobs/{number}/samples/2.png").status == 200
+    assert jobs.get(f"/jobs/{number}/report/job.json").problem()["status"] == 404
+
+
+@pytest.mark.parametrize("change, field", [
+    ({"model": "../grey"}, "config.model"), ({"model": "absent"}, "config.model"), ({"extractor": "absent"}, "config.extractor"),
+    ({"reference": {"kind": "folder", "path": "/etc"}}, "config.reference.path"), ({"cache": "/tmp"}, "config.cache"),
+    ({"steps": 5}, "config.steps"),
+])
+def test_evaluations_that_cannot_run(jobs, extractor, change, field):
+    answer = jobs.post("/jobs", evaluation(**change))
+    assert answer.status == 422 and answer.problem()["field"] == field
