@@ -2,7 +2,9 @@
  *
  * Prints one JSON line: throughput in lane-steps (images times steps) a second, latencies by kind of request, what the
  * server says of queue, sampling and encoding. With --bare no server is asked: the same steps run in a loop over the
- * lanes of a model in this process, which is the most that a server on this device could reach. bench/serving compares.
+ * lanes of a model in this process, which is the most that a server on this device could reach. Processor time for a
+ * lane-step is told too: it says what a request costs besides its steps also where other processes share the machine.
+ * bench/serving compares.
  */
 #include "bench/serve.h"
 
@@ -16,6 +18,26 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+/* ---- processor time ---- */
+
+/* Seconds that all threads of a process have used, user and system; NaN where there is none. */
+static double processor_seconds(int pid)
+{
+    char path[64], text[1024] = "";
+    unsigned long long user = 0, system = 0;
+    snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return NAN;
+    size_t n = fread(text, 1, sizeof(text) - 1, f);
+    fclose(f);
+    text[n] = '\0';
+    const char *at = strrchr(text, ')'); // field 2 is the name
+    if (!at || sscanf(at + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", &user, &system) != 2)
+        return NAN;
+    return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
+}
 
 /* ---- report ---- */
 
@@ -60,6 +82,7 @@ struct report {
     size_t n;
     double begin, end; // the time that counts
     double *scratch;   // [n]
+    double processor;  // seconds that the server used for all of them
 };
 
 static bool counts(const struct report *r, const struct sample *s)
@@ -78,6 +101,16 @@ static double lane_steps(const struct report *r)
         if (s->status == 200 && within > 0 && s->end > s->due)
             sum += (double)k->steps * k->images * within / (s->end - s->due);
     }
+    return sum;
+}
+
+/* Of all requests, warm-up included, as the processor time is. */
+static double all_lane_steps(const struct report *r)
+{
+    double sum = 0;
+    for (size_t i = 0; i < r->n; i++)
+        if (r->samples[i].status == 200)
+            sum += (double)r->load->kinds[r->samples[i].kind].steps * r->load->kinds[r->samples[i].kind].images;
     return sum;
 }
 
@@ -147,16 +180,19 @@ static void print_report(const struct report *r, const char *before, const char 
     if (before && after)
         print_number("lanes_per_step", metric_gain(before, after, "ddimd_lane_steps_total") /
                                            metric_gain(before, after, "ddimd_steps_total"));
+    print_number("cpu_ms_per_lane_step", 1e3 * r->processor / all_lane_steps(r));
     print_kinds(r);
     printf("}\n");
 }
 
-static int run_load(const struct load *l)
+static int run_load(const struct load *l, int pid)
 {
     struct report r = {.load = l};
     struct sample *samples = NULL;
     char *before = load_fetch(l, "/metrics");
+    double processor = processor_seconds(pid);
     int rc = load_run(l, &samples, &r.n, &r.begin);
+    r.processor = processor_seconds(pid) - processor;
     char *after = load_fetch(l, "/metrics");
     r.scratch = rc == 0 ? calloc(r.n + 1, sizeof(*r.scratch)) : NULL;
     if (r.scratch) {
@@ -204,18 +240,21 @@ static int bare_loop(struct bare *b)
     uint8_t *finite = calloc((size_t)b->rows, 1);
     int64_t k = 0, counted = 0;
     int rc = lanes && finite ? 0 : -ENOMEM;
-    double begin = 0, now = load_now(), warm = now + 0.3;
+    double begin = 0, now = load_now(), warm = now + 0.3, processor = 0;
     while (rc == 0 && (!begin || now < begin + b->seconds)) {
         rc = bare_step(b, k++, lanes, finite);
         now = load_now();
         if (begin)
             counted++;
         else if (now >= warm)
-            begin = now;
+            begin = now, processor = processor_seconds(getpid());
     }
     if (rc == 0)
-        printf("{\"rows\": %d, \"steps\": %lld, \"lane_steps_per_s\": %.1f, \"step_ms\": %.4f}\n", b->rows,
-               (long long)counted, (double)counted * b->rows / (now - begin), (now - begin) / (double)counted * 1e3);
+        printf("{\"rows\": %d, \"steps\": %lld, \"lane_steps_per_s\": %.1f, \"step_ms\": %.4f, "
+               "\"cpu_ms_per_lane_step\": %.4f}\n",
+               b->rows, (long long)counted, (double)counted * b->rows / (now - begin),
+               (now - begin) / (double)counted * 1e3,
+               1e3 * (processor_seconds(getpid()) - processor) / (double)counted / b->rows);
     free(lanes);
     free(finite);
     return rc;
@@ -263,19 +302,14 @@ static int run_bare(struct bare *b)
 
 /* ---- command line ---- */
 
-static const struct option options[] = {{"address", required_argument, NULL, 'a'},
-                                        {"mix", required_argument, NULL, 'm'},
-                                        {"query", required_argument, NULL, 'q'},
-                                        {"clients", required_argument, NULL, 'c'},
-                                        {"rate", required_argument, NULL, 'r'},
-                                        {"seconds", required_argument, NULL, 's'},
-                                        {"warmup", required_argument, NULL, 'w'},
-                                        {"seed", required_argument, NULL, 'z'},
-                                        {"bare", required_argument, NULL, 'b'},
-                                        {"rows", required_argument, NULL, 'n'},
-                                        {"threads", required_argument, NULL, 't'},
-                                        {"help", no_argument, NULL, 'h'},
-                                        {0}};
+static const struct option options[] = {
+    {"address", required_argument, NULL, 'a'}, {"mix", required_argument, NULL, 'm'},
+    {"query", required_argument, NULL, 'q'},   {"clients", required_argument, NULL, 'c'},
+    {"rate", required_argument, NULL, 'r'},    {"seconds", required_argument, NULL, 's'},
+    {"warmup", required_argument, NULL, 'w'},  {"seed", required_argument, NULL, 'z'},
+    {"pid", required_argument, NULL, 'p'},     {"bare", required_argument, NULL, 'b'},
+    {"rows", required_argument, NULL, 'n'},    {"threads", required_argument, NULL, 't'},
+    {"help", no_argument, NULL, 'h'},          {0}};
 static const char usage[] = "serve [options]: a load on a server's /generate, and what came of it, as a JSON line\n"
                             "  --address HOST:PORT  (127.0.0.1:8080)\n"
                             "  --mix LIST           kinds of requests: STEPS[xIMAGES][:WEIGHT],... (10:4,25:2,50:1)\n"
@@ -285,6 +319,7 @@ static const char usage[] = "serve [options]: a load on a server's /generate, an
                             "  --seconds S          that count (10)\n"
                             "  --warmup S           before them (1)\n"
                             "  --seed N             of classes, seeds, kinds and arrivals (1)\n"
+                            "  --pid N              the server's process, for its processor time\n"
                             "  --bare FILE          no server: steps over --rows lanes of this model in a loop\n"
                             "  --rows N             lanes of the bare loop (2)\n"
                             "  --threads T          of the bare loop's CPU device, COUNT or COUNT@FIRST (all)\n";
@@ -320,7 +355,7 @@ static int address_parse(char *text, struct load *l)
     return 0;
 }
 
-static int parse_command(int argc, char **argv, struct load *l, struct bare *b)
+static int parse_command(int argc, char **argv, struct load *l, struct bare *b, int *ret_pid)
 {
     int rc = mix_parse("10:4,25:2,50:1", l);
     for (int o; rc == 0 && (o = getopt_long(argc, argv, "", options, NULL)) != -1;) {
@@ -349,6 +384,9 @@ static int parse_command(int argc, char **argv, struct load *l, struct bare *b)
         case 'z':
             l->seed = strtoull(optarg, NULL, 10);
             break;
+        case 'p':
+            *ret_pid = atoi(optarg);
+            break;
         case 'b':
             b->file = optarg;
             break;
@@ -370,12 +408,13 @@ int main(int argc, char **argv)
     struct load l = {
         .host = "127.0.0.1", .port = "8080", .query = "", .clients = 16, .seconds = 10, .warmup = 1, .seed = 1};
     struct bare b = {.threads = "", .rows = 2, .steps = 50, .seconds = 10};
+    int pid = 0;
     backend_cpu_settle(argv);
-    if (parse_command(argc, argv, &l, &b)) {
+    if (parse_command(argc, argv, &l, &b, &pid)) {
         fputs(usage, stderr);
         return 2;
     }
-    int rc = b.file ? run_bare(&b) : run_load(&l);
+    int rc = b.file ? run_bare(&b) : run_load(&l, pid);
     if (rc)
         fprintf(stderr, "serve: %s\n", strerror(-rc));
     return rc != 0;
