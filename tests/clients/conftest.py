@@ -58,14 +58,20 @@ def gate(daemon):
 
 
 @pytest.fixture
-def secure_gate(daemon, tmp_path):
-    """The same over TLS, with a certificate of its own at tmp_path/cert."""
+def certificate(tmp_path):
+    """At tmp_path/cert, its key at tmp_path/key."""
     if not shutil.which("openssl"):
         pytest.skip("openssl is not there to make a certificate")
     subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj",
                     "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", tmp_path / "key", "-out", tmp_path / "cert"],
                    check=True, capture_output=True)
-    with Gate(daemon.address.hostname, daemon.address.port, (tmp_path / "cert", tmp_path / "key")) as g:
+    return tmp_path / "cert", tmp_path / "key"
+
+
+@pytest.fixture
+def secure_gate(daemon, certificate):
+    """The same as gate, over TLS."""
+    with Gate(daemon.address.hostname, daemon.address.port, certificate) as g:
         yield g
 
 

@@ -15,6 +15,7 @@ import zlib
 
 import pytest
 
+import support
 from support import Png, eventually
 
 DDIMCTL = os.environ.get("DDIMCTL_BIN", "")
@@ -210,6 +211,18 @@ def test_the_key_goes_along(ctl, gate, tmp_path):
     for status in (401, 403):
         gate.refuse(status)
         ctl("models", url=gate.url, expect=FORBIDDEN)
+
+
+def test_the_daemons_own_keys_and_tls(start, ctl, certificate, tmp_path):
+    made = subprocess.run([support.BINARY, "keygen", str(tmp_path / "keys"), "--name", "lab", "--roles", "generate"], check=True,
+                          capture_output=True, text=True).stdout
+    (tmp_path / "secret").write_text(re.search(r"ddim_\S+", made)[0] + "\n")
+    (tmp_path / "secret").chmod(0o600)
+    url = start("--keys", str(tmp_path / "keys"), "--tls-certificate", str(certificate[0]), "--tls-key", str(certificate[1])).address.geturl()
+    assert "a key" in ctl("models", "--ca", "cert", url=url, expect=FORBIDDEN)
+    assert "colour" in ctl("models", "-q", "--ca", "cert", "--key-file", "secret", url=url)
+    ctl("generate", "-s", 1, "--ca", "cert", "--key-file", "secret", "-o", "a.png", url=url)
+    assert "role" in ctl("load", "grey", "--ca", "cert", "--key-file", "secret", url=url, expect=FORBIDDEN)
 
 
 def test_unix_socket(start, ctl, tmp_path):
