@@ -85,7 +85,7 @@ static void print_estimate(const json_t *answer)
     printf("checkpoint  %s\n", text_bytes((int64_t)json_number_of(e, "checkpoint_bytes"), kept));
 }
 
-enum outcome run_train(struct session *s, const struct arguments *a)
+static enum outcome submit(struct session *s, const struct arguments *a, const char *type)
 {
     char name[128];
     json_t *config = NULL, *job = NULL;
@@ -94,13 +94,13 @@ enum outcome run_train(struct session *s, const struct arguments *a)
     if (outcome)
         return outcome;
     job_name(a, name, sizeof(name));
-    json_t *body = json_pack("{s:s, s:s, s:o}", "type", "train", "name", name, "config", config);
+    json_t *body = json_pack("{s:s, s:s, s:o}", "type", type, "name", name, "config", config);
     outcome = session_ask(s, "POST", dry_run ? "/jobs?dry_run=true" : "/jobs", body, &job);
     json_decref(body);
     if (outcome)
         return outcome;
     bool follow = argument(a, "follow") && !dry_run;
-    if (s->json && !follow)
+    if ((s->json && !follow) || (dry_run && !json_object_get(job, "estimate")))
         session_print_json(job, true);
     else if (dry_run)
         print_estimate(job);
@@ -114,6 +114,16 @@ enum outcome run_train(struct session *s, const struct arguments *a)
         outcome = follow_job(s, job);
     json_decref(job);
     return outcome;
+}
+
+enum outcome run_train(struct session *s, const struct arguments *a)
+{
+    return submit(s, a, "train");
+}
+
+enum outcome run_evaluate(struct session *s, const struct arguments *a)
+{
+    return submit(s, a, "evaluate");
 }
 
 /* ---- ddimctl jobs ---- */

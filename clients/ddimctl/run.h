@@ -18,6 +18,7 @@ enum outcome run_grid(struct session *s, const struct arguments *a);
 enum outcome run_result(struct session *s, const struct arguments *a);
 enum outcome run_replay(struct session *s, const struct arguments *a);
 enum outcome run_train(struct session *s, const struct arguments *a);
+enum outcome run_evaluate(struct session *s, const struct arguments *a);
 enum outcome run_jobs(struct session *s, const struct arguments *a);
 enum outcome run_job(struct session *s, const struct arguments *a);
 enum outcome run_cancel(struct session *s, const struct arguments *a);

@@ -333,6 +333,7 @@ def test_bad_configurations_are_refused(ctl, recipe, tmp_path):
     (tmp_path / "broken.json").write_text('{"epochs": 1,\n}')
     assert "broken.json, line 2" in ctl("train", "broken.json", expect=FAILED)
     assert "parameters" in ctl("train", recipe(), "--dry-run")
+    assert "unknown" in ctl("evaluate", recipe(), expect=REFUSED)  # no configuration of an evaluation
 
 
 # --------------------------------------------------------------------------- terminals
