@@ -255,35 +255,6 @@ static int checked(const struct arguments *a)
     return EXIT_DONE;
 }
 
-static int train_model(const struct arguments *a, const json_t *json)
-{
-    struct train_config config;
-    struct error err = {0};
-    int r = train_config_parse(json, &config, &err);
-    if (r < 0)
-        return bad_config(r, &err);
-    if (a->check)
-        return checked(a);
-    const struct trainer_options o = {.config = &config,
-                                      .out = a->out,
-                                      .resume = a->resume,
-                                      .threads = a->threads,
-                                      .datasets = a->datasets,
-                                      .mirror = a->mirror,
-                                      .log = stdout,
-                                      .stop = &stop_requested};
-    struct trainer_outcome outcome;
-    r = trainer_run(&o, &outcome, &err);
-    if (r == -ECANCELED) { // nothing to keep yet: ends as the signal would have it
-        signal(SIGTERM, SIG_DFL);
-        raise(SIGTERM);
-    }
-    if (r < 0)
-        return failed(r, &err);
-    print_outcome(&outcome);
-    return EXIT_DONE;
-}
-
 static struct run_options run_options(const struct arguments *a)
 {
     return (struct run_options){.out = a->out,
@@ -293,6 +264,28 @@ static struct run_options run_options(const struct arguments *a)
                                 .mirror = a->mirror,
                                 .log = stdout,
                                 .stop = &stop_requested};
+}
+
+static int train_model(const struct arguments *a, const json_t *json)
+{
+    struct train_config config;
+    struct error err = {0};
+    int r = train_config_parse(json, &config, &err);
+    if (r < 0)
+        return bad_config(r, &err);
+    if (a->check)
+        return checked(a);
+    const struct run_options o = run_options(a);
+    struct trainer_outcome outcome;
+    r = trainer_run(&config, &o, &outcome, &err);
+    if (r == -ECANCELED) { // nothing to keep yet: ends as the signal would have it
+        signal(SIGTERM, SIG_DFL);
+        raise(SIGTERM);
+    }
+    if (r < 0)
+        return failed(r, &err);
+    print_outcome(&outcome);
+    return EXIT_DONE;
 }
 
 static int train_classifier(const struct arguments *a, const json_t *json)

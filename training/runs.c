@@ -68,9 +68,9 @@ int run_dataset_read(const struct dataset *d, const int64_t *indices, int32_t n,
 int run_device_open(int device, int32_t threads, struct device **ret_device, struct error *err)
 {
     char options[32] = "";
-    if (threads > 0)
-        snprintf(options, sizeof options, "%d", threads);
     const struct backend *b = backend_find(train_device_names[device], err);
+    if (b == &backend_cpu && threads > 0)
+        snprintf(options, sizeof options, "%d", threads);
     return b ? b->open(options, ret_device, err) : -ENOTSUP;
 }
 

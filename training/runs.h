@@ -17,7 +17,8 @@ struct run_options {
     const char *out;                   // folder of the run
     bool resume;                       // go on with what the folder holds
     int32_t threads;                   // of a CPU device; 0: all
-    const char *datasets, *mirror;     // as dataset_options' root and mirror
+    const char *datasets;              // paths of data sets are relative to this folder and stay in it; NULL: any
+    const char *mirror;                // data sets are fetched from there; NULL: the usual places
     FILE *log;                         // progress and notes
     const volatile sig_atomic_t *stop; // not 0: write what there is and return
 };

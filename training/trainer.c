@@ -19,11 +19,10 @@
 #include <time.h>
 
 enum { PREFETCH = 4, FORWARD_BATCH = 32 };
-enum { SPLIT_KEY = 0x73706C74 }; // the held-out images are the same for every seed
 
 struct trainer {
     const struct train_config *c;
-    const struct trainer_options *o;
+    const struct run_options *o;
     struct device *device;
     const struct backend *backend;
     struct learner *learner;
@@ -72,24 +71,7 @@ static void note(void *context, const char *message)
 
 static int open_dataset(struct trainer *t, struct error *err)
 {
-    const struct train_dataset *c = &t->c->dataset;
-    struct dataset_options o = {.kind = c->kind,
-                                .path = c->path,
-                                .root = t->o->datasets,
-                                .download = c->download,
-                                .mirror = t->o->mirror,
-                                .stop = t->o->stop,
-                                .train = c->train,
-                                .height = c->image_size[0],
-                                .width = c->image_size[1],
-                                .channels = t->c->model.in_channels,
-                                .n_suffixes = c->n_suffixes,
-                                .cache_bytes = (size_t)c->cache_mib << 20,
-                                .n_threads = c->num_workers > 0 ? c->num_workers : 1,
-                                .warn = note,
-                                .context = t};
-    memcpy(o.suffix, c->suffix, sizeof o.suffix);
-    int r = dataset_open(&o, &t->dataset, err);
+    int r = run_dataset_open(&t->c->dataset, t->c->model.in_channels, t->o, note, t, &t->dataset, err);
     if (r < 0)
         return r;
     if (t->dataset->n_classes != t->c->model.num_classes)
@@ -105,16 +87,10 @@ static int open_dataset(struct trainer *t, struct error *err)
 
 static int split_dataset(struct trainer *t, struct error *err)
 {
-    const struct train_validation *v = &t->c->validation;
-    int64_t n = t->dataset->n;
-    t->n_held_out = v->images > 0 ? v->images : (int64_t)ceil(v->fraction * (double)n);
-    t->n_train = n - t->n_held_out;
-    int r = dataset_split(n, t->n_held_out, SPLIT_KEY, &t->train, &t->held_out);
-    if (r == -EINVAL)
-        return error_set(err, r, "validation", "%lld held-out images of %lld leave nothing to train on",
-                         (long long)t->n_held_out, (long long)n);
+    int r =
+        run_dataset_split(&t->c->validation, t->dataset->n, &t->train, &t->n_train, &t->held_out, &t->n_held_out, err);
     if (r < 0)
-        return error_set(err, r, NULL, "out of memory");
+        return r;
     progress_line(&t->progress, "data: %lld training images, %lld held out, %lld unreadable, %d classes",
                   (long long)t->n_train, (long long)t->n_held_out, (long long)t->dataset->n_skipped,
                   t->dataset->n_classes);
@@ -146,19 +122,10 @@ static int open_loader(struct trainer *t, struct error *err)
 
 static int open_device(struct trainer *t, struct error *err)
 {
-    char options[32] = "";
-    t->backend = backend_find(train_device_names[t->c->device], err);
-    if (!t->backend)
-        return -ENOTSUP;
-    if (t->o->threads > 0 && t->backend == &backend_cpu)
-        snprintf(options, sizeof options, "%d", t->o->threads);
-    return t->backend->open(options, &t->device, err);
-}
-
-static enum dtype precision_of(const struct trainer *t)
-{
-    const struct device_base *base = (const struct device_base *)t->device;
-    return t->c->precision == TRAIN_AUTO ? base->native : t->c->precision == TRAIN_F32 ? DTYPE_F32 : DTYPE_BF16;
+    int r = run_device_open(t->c->device, t->o->threads, &t->device, err);
+    if (r == 0)
+        t->backend = ((struct device_base *)t->device)->backend;
+    return r;
 }
 
 static int open_teacher(struct trainer *t, struct error *err)
@@ -173,14 +140,14 @@ static int open_teacher(struct trainer *t, struct error *err)
                                                   .diffusion = c->diffusion,
                                                   .height = c->dataset.image_size[0],
                                                   .width = c->dataset.image_size[1],
-                                                  .precision = precision_of(t)},
+                                                  .precision = run_precision(t->c->precision, t->device)},
                         &t->teacher, err);
 }
 
 static int create_learner(struct trainer *t, struct error *err)
 {
     const struct device_base *base = (const struct device_base *)t->device;
-    enum dtype precision = precision_of(t);
+    enum dtype precision = run_precision(t->c->precision, t->device);
     const struct learner_options o = {.device = t->device,
                                       .model = t->c->model,
                                       .height = t->c->dataset.image_size[0],
@@ -396,19 +363,10 @@ static bool all_finite(const float *losses, int32_t n, double norm)
 
 static int update(struct trainer *t, double lr, double norm, struct error *err)
 {
-    const struct train_optimizer *c = &t->c->optimizer;
-    int64_t n = ++t->state.updates;
-    double decay = t->c->ema.decay;
-    if (t->c->ema.ramp)
-        decay = fmin(decay, (1.0 + (double)n) / (10.0 + (double)n));
-    const struct adamw o = {.lr = (float)lr,
-                            .beta1 = (float)c->beta1,
-                            .beta2 = (float)c->beta2,
-                            .eps = 1e-8f,
-                            .weight_decay = (float)c->weight_decay,
-                            .scale = c->grad_clip > 0 ? (float)fmin(1.0, c->grad_clip / (norm + 1e-6)) : 1.0f,
-                            .ema_decay = (float)decay,
-                            .step = n};
+    double clip = t->c->optimizer.grad_clip;
+    struct adamw o = run_adamw(&t->c->optimizer, &t->c->ema, lr, ++t->state.updates);
+    if (clip > 0)
+        o.scale = (float)fmin(1.0, clip / (norm + 1e-6));
     int r = learner_update(t->learner, &o);
     return r < 0 ? error_set(err, r, NULL, "the device is lost") : 0;
 }
@@ -650,9 +608,10 @@ static void tear_down(struct trainer *t)
     free(t->values);
 }
 
-int trainer_run(const struct trainer_options *o, struct trainer_outcome *ret_outcome, struct error *err)
+int trainer_run(const struct train_config *c, const struct run_options *o, struct trainer_outcome *ret_outcome,
+                struct error *err)
 {
-    struct trainer t = {.c = o->config, .o = o};
+    struct trainer t = {.c = c, .o = o};
     struct trainer_outcome outcome = {0};
     progress_init(&t.progress, o->log);
     int r = set_up(&t, err);

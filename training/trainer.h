@@ -8,21 +8,11 @@
 
 #include "training/config.h"
 #include "training/folder.h"
+#include "training/runs.h"
 #include "training/state.h"
 
 #include <signal.h>
 #include <stdio.h>
-
-struct trainer_options {
-    const struct train_config *config;
-    const char *out;                   // folder of the run
-    bool resume;                       // go on from the state in it; from the beginning where there is none
-    int32_t threads;                   // of a CPU device; 0: all
-    const char *datasets;              // the data set's path is relative to this folder and stays in it; NULL: any
-    const char *mirror;                // data sets are fetched from there (dataset_options); NULL: the usual places
-    FILE *log;                         // progress and notes
-    const volatile sig_atomic_t *stop; // not 0: finish the step, write a checkpoint, return
-};
 
 enum trainer_end { TRAINER_FINISHED, TRAINER_EARLY, TRAINER_STOPPED };
 
@@ -36,7 +26,8 @@ struct trainer_outcome {
  * process trains there), -ERANGE (the loss is not finite, again and again), -ECANCELED
  * (stopped while it fetched its data), -ENOTSUP (device), -ENOMEM, -ENOSPC, -EIO.
  */
-int trainer_run(const struct trainer_options *o, struct trainer_outcome *ret_outcome, struct error *err);
+int trainer_run(const struct train_config *c, const struct run_options *o, struct trainer_outcome *ret_outcome,
+                struct error *err);
 
 /* Steps in a row whose loss or gradient is not finite, after which a run fails. */
 enum { TRAINER_MAX_SKIPPED = 10 };
