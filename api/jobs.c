@@ -336,12 +336,16 @@ static bool is_passing(int code)
 }
 
 /* The field's path begins with "config", and no path of the daemon's is told. */
-static void cannot_run(struct exchange *x, const struct error *err)
+static void cannot_run(struct exchange *x, int rc, const struct error *err)
 {
     const char *root = x->api->options.datasets;
     struct problem *p = &x->aside.problem;
     size_t n = strlen(root);
-    problem_from_error(p, is_passing(err->code) ? PROBLEM_JOBS_STORE : PROBLEM_CANNOT_RUN, err);
+    if (is_passing(rc)) {
+        problem_set(p, PROBLEM_JOBS_STORE, NULL, "the configuration cannot be checked just now: %s", strerror(-rc));
+        return;
+    }
+    problem_from_error(p, PROBLEM_CANNOT_RUN, err);
     snprintf(p->field, sizeof(p->field), "config%s%.100s", err->field[0] ? "." : "", err->field);
     for (char *at; (at = strstr(p->detail, root)) && at[n] == '/';)
         memmove(at, at + n + 1, strlen(at + n + 1) + 1);
@@ -355,8 +359,9 @@ static void submit_aside(struct exchange *x)
     json_t *object;
     if (!jobs_read_fields(x, &f, NULL, &object))
         return;
-    if (api_job_types[f.type].check(&x->api->options, f.config, &plan, &err) < 0)
-        cannot_run(x, &err);
+    int rc = api_job_types[f.type].check(&x->api->options, f.config, &plan, &err);
+    if (rc < 0)
+        cannot_run(x, rc, &err);
     else if (f.dry_run)
         dry_run_write(x, &plan);
     else

@@ -40,7 +40,8 @@ def check_answer(answer, path):
     if path not in ("/nowhere", "/generate?steps=0"):
         assert answer.status in (500, 503), problem
         assert problem["type"] in ("/problems/out-of-memory", "/problems/internal", "/problems/jobs-store",
-                                   "/problems/bad-model", "/problems/no-such-model", "/problems/queue-full"), problem
+                                   "/problems/bad-model", "/problems/no-such-model", "/problems/queue-full",
+                                   "/problems/too-many-connections"), problem
 
 
 def one_turn(daemon, truth, turn):

@@ -1,4 +1,4 @@
-/* fuzz_options.c: any bytes as the daemon's configuration file. A refusal says where, on one line. */
+/* fuzz_options.c: any bytes as the daemon's configuration file. A refusal says why, on one line. */
 #include "tests/fuzz/fuzz.h"
 
 #include "daemon/options.h"
@@ -20,7 +20,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     char *argv[] = {"ddimd", "--check-config", "--config", path, NULL};
     int rc = options_parse(4, argv, &o, &command, &err);
-    if (rc ? err.code != rc || !strstr(err.message, path) || strchr(err.message, '\n')
+    if (rc ? err.code != rc || !err.message[0] || strchr(err.message, '\n')
            : command != COMMAND_CHECK_CONFIG)
         abort();
     close(fd);
