@@ -17,7 +17,7 @@ enum {
     WIDTH = 960,
     HEIGHT = 600,
     LEFT = 90,
-    RIGHT = 330, // room for the legend
+    RIGHT = 380, // room for the legend
     TOP = 40,
     BOTTOM = 70,
     SCALE = 2, // of the font
