@@ -26,7 +26,7 @@ async function problemOf(response) {
   const text = await response.text();
   let document = {};
   try { document = JSON.parse(text); } catch { document = {detail: text.slice(0, 200)}; }
-  if (response.status === 401 || response.status === 403) dispatchEvent(new CustomEvent("ddimd-key", {detail: response.status}));
+  if (response.status === 401) dispatchEvent(new CustomEvent("ddimd-key", {detail: {}}));
   return new Problem(response.status, document);
 }
 

@@ -27,12 +27,13 @@ export function fill(element, ...children) {
 
 /** An empty or failed state: what is the matter, and what to do about it. */
 export function notice(title, text, ...actions) {
-  return h("div", {class: "notice"}, h("h3", {}, title), text && h("p", {}, text), actions.length ? h("div", {class: "actions"}, actions) : null);
+  return h("div", {class: "notice"}, h("h3", {}, title), text && h("p", {}, text), actions.some(Boolean) ? h("div", {class: "actions"}, actions) : null);
 }
 
 export function problemNotice(error, again) {
   return notice(error.title || "That did not work", error.detail || error.message,
-                again && h("button", {onclick: again}, "Try again"));
+                again && h("button", {onclick: () => again()}, "Try again"),
+                [401, 403].includes(error.status) && h("button", {onclick: () => dispatchEvent(new CustomEvent("ddimd-key", {detail: {wanted: true}}))}, "Enter a key"));
 }
 
 /** A term and its value, for a list of class "facts". */

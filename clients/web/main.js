@@ -95,22 +95,23 @@ function theme(value) {
   recolour();
 }
 
-let asking = false;
-function askKey(reason) {
-  if (asking) return;
+/** unasked: the daemon refused something; not again and again for one who has closed this. */
+let asking = false, declined = false;
+function askKey(unasked) {
+  if (asking || (unasked && declined)) return;
   asking = true;
   const input = h("input", {type: "password", id: "key-value", autocomplete: "off", spellcheck: "false", value: key()});
-  const d = dialog("Key", h("h2", {}, "Key"), h("p", {}, reason === 403 ? "This key may not do that; another one may." : "This daemon wants a key. It stays in this tab and is gone once the tab is closed."),
+  const d = dialog("Key", h("h2", {}, "Key"), h("p", {}, key() ? "The key of this tab does not suffice, or is to be changed." : "This daemon wants a key.", " It stays in this tab and is gone once the tab is closed."),
     h("form", {onsubmit: e => { e.preventDefault(); setKey(input.value.trim()); d.close(); location.reload(); }}, h("div", {class: "row"}, h("label", {htmlFor: "key-value"}, "Key"), input),
       h("div", {class: "actions"}, h("button", {class: "primary"}, "Use it"), h("button", {type: "button", class: "quiet", onclick: () => { setKey(""); d.close(); location.reload(); }}, "Forget it"))));
-  d.addEventListener("close", () => { asking = false; });
+  d.addEventListener("close", () => { asking = false; declined = true; });
   input.focus();
 }
 
 const keyButton = document.getElementById("key");
 keyButton.hidden = !key();
-keyButton.addEventListener("click", () => askKey());
-addEventListener("ddimd-key", e => { keyButton.hidden = false; askKey(e.detail); });
+keyButton.addEventListener("click", () => askKey(false));
+addEventListener("ddimd-key", e => { keyButton.hidden = false; askKey(!e.detail.wanted); });
 document.getElementById("help").addEventListener("click", help);
 document.getElementById("theme").addEventListener("click", () => theme(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme) + 1) % 3]));
 theme(THEMES.includes(localStorage.getItem("ddimd.theme")) ? localStorage.getItem("ddimd.theme") : "auto");
