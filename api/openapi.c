@@ -1,6 +1,7 @@
 /* openapi.c: GET /openapi.json, OpenAPI 3.1, made of the tables that dispatch and validate. */
 #include "api/jobs.h"
 #include "training/config.h"
+#include "training/evaluate_config.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -247,10 +248,12 @@ static json_t *schemas(void)
     const struct route generate_job = {.fields = generate_job_fields};
     json_object_set_new(all, "TrainConfig", train_config_schema());
     json_object_set_new(all, "GenerateConfig", body_schema(&generate_job));
+    json_object_set_new(all, "EvaluateConfig", evaluate_config_schema());
     json_t *job = json_object_get(json_object_get(all, "Job"), "properties");
     json_object_set_new(json_object_get(job, "config"), "anyOf",
-                        json_pack("[{ss} {ss}]", "$ref", "#/components/schemas/TrainConfig", "$ref",
-                                  "#/components/schemas/GenerateConfig"));
+                        json_pack("[{ss} {ss} {ss}]", "$ref", "#/components/schemas/TrainConfig", "$ref",
+                                  "#/components/schemas/GenerateConfig", "$ref",
+                                  "#/components/schemas/EvaluateConfig"));
     return all;
 }
 

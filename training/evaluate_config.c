@@ -220,3 +220,9 @@ json_t *evaluate_config_json(const struct evaluate_config *c)
 {
     return json_fields_write(evaluate_fields, c);
 }
+
+json_t *evaluate_config_schema(void)
+{
+    struct evaluate_config c = defaults();
+    return json_fields_schema(evaluate_fields, &c);
+}

@@ -62,8 +62,9 @@ struct evaluate_point {
  * [EVALUATE_MAX_POINTS]. Returns their number. */
 int32_t evaluate_config_points(const struct evaluate_config *c, struct evaluate_point *ret_points);
 
-/* As train_config_parse(), train_config_load(), train_config_json(). */
+/* As train_config_parse(), train_config_load(), train_config_json(), train_config_schema(). */
 int evaluate_config_parse(const json_t *json, struct evaluate_config *ret_config, struct error *err);
 json_t *evaluate_config_json(const struct evaluate_config *c);
+json_t *evaluate_config_schema(void);
 
 #endif

@@ -118,7 +118,7 @@ def test_openapi_describes_training(daemon):
     schemas = daemon.get("/openapi.json").json()["components"]["schemas"]
     config = schemas["TrainConfig"]["properties"]
     kinds = [r["$ref"].removeprefix("#/components/schemas/") for r in schemas["Job"]["properties"]["config"]["anyOf"]]
-    assert kinds == ["TrainConfig", "GenerateConfig"] and schemas["GenerateConfig"]["properties"]["steps"]["default"] == 50
+    assert kinds == ["TrainConfig", "GenerateConfig", "EvaluateConfig"] and schemas["GenerateConfig"]["properties"]["steps"]["default"] == 50
     assert schemas["TrainConfig"]["required"] == ["model", "dataset"] and config["epochs"]["default"] == 100
     assert config["model"]["properties"]["channel_mult"]["default"] == [1, 2, 2, 2] and config["diffusion"]["properties"]["T"]["default"] == 1000
     assert "default" not in config["dataset"]["properties"]["mode"] and config["optimizer"]["properties"]["lr"]["exclusiveMinimum"] == 0
