@@ -7,6 +7,7 @@ In the template, lines that hold nothing but one of these are replaced:
     @DDIMD_OPTIONS@  @DDIMD_KEYS@  @TRAIN_OPTIONS@  @TRAIN_EXIT_CODES@
 """
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -14,7 +15,8 @@ import sys
 
 
 def output_of(program, *arguments):
-    return subprocess.run([program, *arguments], check=True, capture_output=True, text=True).stdout
+    quiet = dict(os.environ, ASAN_OPTIONS="detect_leaks=0")  # a build is not the place to look for leaks
+    return subprocess.run([program, *arguments], check=True, capture_output=True, text=True, env=quiet).stdout
 
 
 def roff(text):
