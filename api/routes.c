@@ -118,7 +118,7 @@ const struct route route_table[] = {
      "The models that a job has kept", .problems = job_problems, .access = ACCESS_TRAIN},
     {"/jobs/{id}/result", METHOD_GET, handle_job_result, results, NULL, job_result_fields, "jobResult",
      "The images of a finished job of type generate, as the answer at once would have been",
-     .problems = result_problems, .defaults = &job_result_defaults, .access = ACCESS_TRAIN},
+     .problems = result_problems, .defaults = &job_result_defaults, .access = ACCESS_GENERATE},
     {"/healthz", METHOD_GET, handle_healthz, json, NULL, no_fields, "healthz", "The process turns",
      .problems = no_problems, .access = ACCESS_OPEN},
     {"/readyz", METHOD_GET, handle_readyz, json, NULL, NULL, "readyz", "Requests can be served; ?verbose lists why not",
