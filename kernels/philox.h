@@ -1,7 +1,8 @@
 /* philox.h: counter-based random numbers, so that a value depends on its key and counter alone.
  *
  * Philox4x32-10: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011. Pure functions,
- * any thread. The CUDA kernels repeat the same integer operations.
+ * any thread. Kernels for a GPU include this file and philox_normal.h with PHILOX_FUNCTION defined as what makes a
+ * function theirs.
  */
 #ifndef DDIMD_PHILOX_H
 #define DDIMD_PHILOX_H
@@ -9,11 +10,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifndef PHILOX_FUNCTION
+#define PHILOX_FUNCTION static inline
+#endif
+
 struct philox_block {
     uint32_t v[4];
 };
 
-static inline struct philox_block philox4x32_10(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3)
+PHILOX_FUNCTION struct philox_block philox4x32_10(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3)
 {
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
     for (int round = 0; round < 10; round++) {
@@ -26,11 +31,12 @@ static inline struct philox_block philox4x32_10(uint64_t key, uint32_t c0, uint3
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-    return (struct philox_block){{c0, c1, c2, c3}};
+    struct philox_block r = {{c0, c1, c2, c3}};
+    return r;
 }
 
 /* ((r >> 8) + 1/2) 2^-24 rounded to f32 (half of the values above 1/2 are), in (0, 1]. */
-static inline float philox_uniform(uint32_t r)
+PHILOX_FUNCTION float philox_uniform(uint32_t r)
 {
     return ((float)(r >> 8) + 0.5f) * 0x1p-24f;
 }

@@ -317,11 +317,12 @@ void op_case_values(const struct op_case *c, const struct op_shape *s, int i, in
 
 /* ---- running ---- */
 
-enum { GUARD = 64, CANARY = 0xA5 };
+enum { GUARD_BYTES = 256, CANARY = 0xA5 };
 
 struct buffer {
     struct op_tensor t;
-    char *bytes, *before; // before: inputs as they were set
+    char *bytes, *before; // on the host; before: inputs as they were set
+    void *device;         // what the operation sees
     size_t size, first;   // first: offset of element 0
     size_t pitch;
     bool shared; // an output in an input's buffer
@@ -340,6 +341,7 @@ struct op_run {
     struct primitive *primitive;
     struct buffer in[OP_MAX_IN], out[OP_MAX_OUT], scratch;
     char *base[BASE_FIRST_IO + OP_MAX_IN + OP_MAX_OUT];
+    bool stale; // the host has not seen the last run
 };
 
 static bool is_value(const struct op_tensor *t)
@@ -347,16 +349,17 @@ static bool is_value(const struct op_tensor *t)
     return t->kind == OP_KIND_VALUE;
 }
 
-static void buffer_create(struct buffer *b, const struct op_tensor *t, bool view)
+static void buffer_create(struct op_run *r, struct buffer *b, const struct op_tensor *t, bool view)
 {
     size_t element = dtype_bytes(t->dtype), pixels = op_tensor_elements(t) / (size_t)t->dim[3];
     b->t = *t;
     b->pitch = (size_t)t->dim[3] + (view ? 6 : 0);
-    b->first = GUARD + (view ? 3 * element : 0);
-    b->size = (2 * GUARD + pixels * b->pitch * element + 63) / 64 * 64;
+    b->first = GUARD_BYTES + (view ? 3 * element : 0);
+    b->size = (2 * GUARD_BYTES + pixels * b->pitch * element + 63) / 64 * 64;
     b->bytes = aligned_alloc(64, b->size);
     b->before = malloc(b->size);
-    assert(b->bytes && b->before);
+    int rc = r->backend->alloc(r->device, b->size, &b->device);
+    assert(b->bytes && b->before && rc == 0);
     memset(b->bytes, CANARY, b->size);
     memcpy(b->before, b->bytes, b->size);
 }
@@ -409,13 +412,13 @@ static void create_buffers(struct op_run *r)
     int replaced = r->o.in_place ? in_place_input(r->c) : -1;
     for (int i = 0; i < r->shape.n_in; i++)
         if (r->shape.in[i].kind != OP_KIND_NONE && r->shape.in[i].kind != OP_KIND_PARAM)
-            buffer_create(&r->in[i], &r->shape.in[i], r->o.views && is_value(&r->shape.in[i]));
+            buffer_create(r, &r->in[i], &r->shape.in[i], r->o.views && is_value(&r->shape.in[i]));
     for (int i = 0; i < r->shape.n_out; i++)
         if (i == 0 && replaced >= 0) {
             r->out[0] = r->in[replaced];
             r->out[0].shared = true;
         } else if (r->shape.out[i].kind != OP_KIND_NONE) {
-            buffer_create(&r->out[i], &r->shape.out[i], r->o.views && is_value(&r->shape.out[i]));
+            buffer_create(r, &r->out[i], &r->shape.out[i], r->o.views && is_value(&r->shape.out[i]));
         }
 }
 
@@ -448,7 +451,7 @@ static void create_graph(struct op_run *r)
 
 static struct place place_of(struct op_run *r, const struct buffer *b, int32_t base)
 {
-    r->base[base] = b->bytes;
+    r->base[base] = b->device;
     return (struct place){base, (int32_t)b->pitch, b->first};
 }
 
@@ -481,10 +484,12 @@ struct op_run *op_run_create(struct device *d, const struct op_case *c, const st
     return r;
 }
 
-static void buffer_free(struct buffer *b)
+static void buffer_free(struct op_run *r, struct buffer *b)
 {
     if (b->shared)
         return;
+    if (b->device)
+        r->backend->free(r->device, b->device, b->size);
     free(b->bytes);
     free(b->before);
 }
@@ -497,10 +502,10 @@ void op_run_free(struct op_run *r)
         r->primitive->free(r->primitive);
     r->backend->weights_free(r->weights);
     for (int i = 0; i < OP_MAX_IN; i++)
-        buffer_free(&r->in[i]);
+        buffer_free(r, &r->in[i]);
     for (int i = 0; i < OP_MAX_OUT; i++)
-        buffer_free(&r->out[i]);
-    buffer_free(&r->scratch);
+        buffer_free(r, &r->out[i]);
+    buffer_free(r, &r->scratch);
     graph_free(r->graph);
     free(r->params);
     free(r->places);
@@ -535,6 +540,24 @@ void op_run_set(struct op_run *r, int i, const void *values)
     memcpy(b->before, b->bytes, b->size);
 }
 
+static int copy_buffer(struct op_run *r, struct buffer *b, bool up)
+{
+    if (!b->bytes || b->shared)
+        return 0;
+    return up ? r->backend->upload(r->device, b->device, b->bytes, b->size)
+              : r->backend->download(r->device, b->bytes, b->device, b->size);
+}
+
+static int copy_all(struct op_run *r, bool up)
+{
+    int rc = copy_buffer(r, &r->scratch, up);
+    for (int i = 0; i < OP_MAX_IN && rc == 0; i++)
+        rc = copy_buffer(r, &r->in[i], up);
+    for (int i = 0; i < OP_MAX_OUT && rc == 0; i++)
+        rc = copy_buffer(r, &r->out[i], up);
+    return rc;
+}
+
 int op_run_lower(struct op_run *r, struct error *err)
 {
     int rc = r->backend->weights_create(r->device, r->graph, r->params, false, &r->weights, err);
@@ -547,19 +570,29 @@ int op_run_lower(struct op_run *r, struct error *err)
     r->backend->weights_seal(r->weights);
     struct op_tensor scratch = {
         OP_KIND_F32, {1, 1, 1, (int32_t)(r->primitive->scratch_bytes / 4 + 1)}, DTYPE_F32, false};
-    buffer_create(&r->scratch, &scratch, false);
-    r->base[BASE_SCRATCH] = r->scratch.bytes + GUARD;
-    return 0;
+    buffer_create(r, &r->scratch, &scratch, false);
+    r->base[BASE_SCRATCH] = (char *)r->scratch.device + GUARD_BYTES;
+    return copy_all(r, true);
 }
 
 int op_run_execute(struct op_run *r)
 {
+    r->stale = true;
     return r->primitive->run(r->primitive, &(struct frame){r->base});
+}
+
+/* Brings back what the last run left on the device. */
+static void look(const struct op_run *r)
+{
+    int rc = r->stale ? copy_all((struct op_run *)r, false) : 0;
+    assert(rc == 0);
+    ((struct op_run *)r)->stale = false;
 }
 
 void op_run_get(const struct op_run *r, int i, float *ret_values)
 {
     const struct buffer *b = &r->out[i];
+    look(r);
     for (size_t e = 0; e < op_tensor_elements(&b->t); e++) {
         uint16_t h;
         if (b->t.dtype == DTYPE_F32) {
@@ -575,6 +608,7 @@ size_t op_run_bytes(const struct op_run *r, int i, void *ret_bytes)
 {
     const struct buffer *b = &r->out[i];
     size_t element = dtype_bytes(b->t.dtype), n = op_tensor_elements(&b->t);
+    look(r);
     for (size_t e = 0; e < n; e++)
         memcpy((char *)ret_bytes + e * element, element_at(b, e), element);
     return n * element;
@@ -595,6 +629,7 @@ static size_t damage_outside(const struct buffer *b)
 size_t op_run_damage(const struct op_run *r)
 {
     size_t damage = 0;
+    look(r);
     for (int i = 0; i < r->shape.n_in; i++)
         if (r->in[i].bytes) {
             bool replaced = r->out[0].shared && r->out[0].bytes == r->in[i].bytes;

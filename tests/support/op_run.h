@@ -1,5 +1,5 @@
 /* op_run.h: one operation of the table in tests/kernels/ops_cases.h, prepared and run through a backend's lower table,
- * without program.c: every tensor in a buffer of its own between guard bytes, densely or as a view of wider pixels.
+ * without program.c: every tensor in device memory of its own between guard bytes, densely or as a view of wider pixels.
  *
  * For tests and benchmarks. Values are f32 here and converted to what the operation computes in.
  */
