@@ -12,7 +12,7 @@
 
 #include <cudnn.h>
 
-enum { CUDA_ALIGNMENT = 256, CUDA_WHOLE_IMAGES = 512 };
+enum { CUDA_ALIGNMENT = 256, CUDA_WHOLE_IMAGES = 512, CUDA_STAGING_BYTES = 1 << 21 };
 
 struct engines; // engine.c: which cuDNN engine runs which graph
 

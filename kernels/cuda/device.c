@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STAGING_BYTES = 1 << 21, CUDNN_NEEDED = 91300 };
+enum { CUDNN_NEEDED = 91300 };
 
 /* ---- whether there is one ---- */
 
@@ -96,7 +96,7 @@ static int open_stream(struct device *d, bool low, struct error *err)
     if (rc == 0)
         rc = CUDA(d, cudaStreamCreateWithPriority(&d->stream, cudaStreamNonBlocking, low ? least : greatest), err);
     if (rc == 0)
-        rc = CUDA(d, cudaMallocHost((void **)&d->staging.memory, STAGING_BYTES), err);
+        rc = CUDA(d, cudaMallocHost((void **)&d->staging.memory, CUDA_STAGING_BYTES), err);
     for (int i = 0; i < 2 && rc == 0; i++)
         rc = CUDA(d, cudaEventCreateWithFlags(&d->staging.done[i], cudaEventDisableTiming), err);
     if (rc == 0)
@@ -185,11 +185,11 @@ void cuda_free(struct device *d, void *memory, size_t bytes)
     d->base.bytes_in_use -= cuda_align(bytes);
 }
 
-/* *ret_part: room for bytes <= STAGING_BYTES / 2 that no copy under way reads. */
+/* *ret_part: room for bytes <= CUDA_STAGING_BYTES / 2 that no copy under way reads. */
 static int staging_take(struct device *d, size_t bytes, char **ret_part)
 {
     struct staging *s = &d->staging;
-    const size_t half = STAGING_BYTES / 2;
+    const size_t half = CUDA_STAGING_BYTES / 2;
     size_t from = s->used, which = from / half;
     int rc = 0;
     if (from + bytes > (which + 1) * half) { // go on in the other half, once its last copies are done
@@ -210,7 +210,7 @@ static int staging_take(struct device *d, size_t bytes, char **ret_part)
 
 int cuda_upload(struct device *d, void *to, const void *from, size_t bytes)
 {
-    const size_t piece = STAGING_BYTES / 4;
+    const size_t piece = CUDA_STAGING_BYTES / 4;
     int rc = 0;
     for (size_t at = 0; at < bytes && rc == 0; at += piece) {
         size_t count = bytes - at < piece ? bytes - at : piece;

@@ -365,6 +365,16 @@ int engines_create_described(dnn_descriptor properties, struct engines **ret_eng
     return create(NULL, properties, ret_engines, err);
 }
 
+void engines_tell(const struct engines *e, void (*plan)(const struct dnn_shape *s, int64_t n, const struct dnn_plan *p),
+                  void (*refusal)(const struct dnn_shape *s, const char *why))
+{
+    for (const struct made *m = e->made; m; m = m->next)
+        plan(&m->shape, m->images, &m->plan);
+    for (const struct choice *c = e->choices; c; c = c->next)
+        if (c->chosen == c->n)
+            refusal(&c->shape, c->refusal);
+}
+
 void engines_free(struct engines *e)
 {
     if (!e)

@@ -29,4 +29,9 @@ void engines_free(struct engines *e); // NULL is fine
 int engines_plan(struct engines *e, const struct dnn_shape *s, int64_t n, const struct dnn_plan **ret_plan,
                  struct error *err);
 
+/* For reports: calls plan for each plan made and refusal for each shape that cuDNN has no engine for, with its last
+ * words. */
+void engines_tell(const struct engines *e, void (*plan)(const struct dnn_shape *s, int64_t n, const struct dnn_plan *p),
+                  void (*refusal)(const struct dnn_shape *s, const char *why));
+
 #endif
