@@ -232,9 +232,12 @@ static int run_call(void *context)
 {
     struct network_run *r = context;
     struct bench *b = r->bench;
+    float first;
     int rc = program_run(r->program, b->batch, (const void *const *)r->inputs, &r->output, NULL);
-    if (rc < 0 || !r->train)
+    if (rc < 0)
         return rc;
+    if (!r->train)
+        return b->backend->download(b->device, &first, r->output, sizeof(first)); // waits
     struct adamw o = {.lr = 2e-4f,
                       .beta1 = 0.9f,
                       .beta2 = 0.999f,
@@ -245,7 +248,9 @@ static int run_call(void *context)
                       .step = ++r->step};
     rc = b->backend->adamw(b->device, b->backend->weights_master(r->weights), program_gradient(r->program), r->m, r->v,
                            r->ema, r->n_params, &o);
-    return rc < 0 ? rc : b->backend->weights_repack(r->weights);
+    if (rc == 0)
+        rc = b->backend->weights_repack(r->weights);
+    return rc < 0 ? rc : b->backend->download(b->device, &first, r->output, sizeof(first));
 }
 
 static void print_speed(const struct network_run *r, double seconds)
@@ -300,7 +305,8 @@ static int bench_profile(struct bench *b, bool train, bool per_node, struct erro
 
 /* ---- command line ---- */
 
-static const struct option options[] = {{"work", required_argument, NULL, 'w'},
+static const struct option options[] = {{"backend", required_argument, NULL, 'd'},
+                                        {"work", required_argument, NULL, 'w'},
                                         {"precision", required_argument, NULL, 'p'},
                                         {"batch", required_argument, NULL, 'b'},
                                         {"threads", required_argument, NULL, 't'},
@@ -312,7 +318,8 @@ static const struct option options[] = {{"work", required_argument, NULL, 'w'},
                                         {"help", no_argument, NULL, 'h'},
                                         {0}};
 static const char usage[] =
-    "network [options]: speed of the UNet on the CPU, as JSON lines\n"
+    "network [options]: speed of the UNet, as JSON lines\n"
+    "  --backend NAME       cpu | cuda | auto (cpu)\n"
     "  --work WORK          forward | train | convolutions | train-convolutions | profile | train-profile (forward)\n"
     "  --precision P        f32 | bf16 (bf16)\n"
     "  --batch N            images (16)\n"
@@ -325,7 +332,7 @@ static const char usage[] =
 
 struct command {
     struct bench bench;
-    const char *work, *model;
+    const char *backend, *work, *model;
     bool each;
 };
 
@@ -335,6 +342,9 @@ static int parse_command(int argc, char **argv, struct command *c)
     *b = (struct bench){.precision = DTYPE_BF16, .n_threads = 2, .batch = 16, .seconds = 5, .height = 32, .width = 32};
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (o) {
+        case 'd':
+            c->backend = optarg;
+            break;
         case 'w':
             c->work = optarg;
             break;
@@ -370,12 +380,14 @@ static int parse_command(int argc, char **argv, struct command *c)
     return b->batch < 1 || b->n_threads < 1 || optind != argc ? -EINVAL : 0;
 }
 
-static int open_device(struct bench *b, struct error *err)
+static int open_device(struct bench *b, const char *backend, struct error *err)
 {
     char threads[16];
     snprintf(threads, sizeof(threads), "%d", b->n_threads);
-    b->backend = &backend_cpu;
-    int rc = b->backend->open(threads, &b->device, err);
+    b->backend = backend_find(backend, err);
+    if (!b->backend)
+        return -ENODEV;
+    int rc = b->backend->open(b->backend == &backend_cpu ? threads : "", &b->device, err);
     if (rc == 0)
         fprintf(stderr, "%s\n", ((struct device_base *)b->device)->description);
     return rc;
@@ -387,20 +399,22 @@ static int run_command(struct command *c, struct error *err)
     bool train = strncmp(c->work, "train", 5) == 0;
     if (strstr(c->work, "convolutions"))
         return bench_convolutions(b, train, c->each);
-    int rc = open_device(b, err);
+    int rc = open_device(b, c->backend, err);
     if (rc < 0)
         return rc;
     if (strstr(c->work, "profile"))
         rc = bench_profile(b, train, c->each, err);
     else
         rc = bench_speed(b, train, err);
+    if (rc < 0 && ((struct device_base *)b->device)->failure[0])
+        error_set(err, rc, NULL, "%s", ((struct device_base *)b->device)->failure);
     b->backend->close(b->device);
     return rc;
 }
 
 int main(int argc, char **argv)
 {
-    struct command c = {.work = "forward", .model = "{}"};
+    struct command c = {.backend = "cpu", .work = "forward", .model = "{}"};
     struct error err = {0};
     if (parse_command(argc, argv, &c) < 0)
         return 2;

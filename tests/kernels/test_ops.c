@@ -1,7 +1,8 @@
-/* test_ops.c: every operation of the table, on the backend that OPS_BACKEND names (cpu), on every kind of tensor:
+/* test_ops.c: every operation of the table, on every kind of tensor:
  * against PyTorch's results in f32 and bf16, dense and through views, in place where that is allowed, between guard
  * bytes; and that an image's bits do not depend on the batch or on the number of threads.
  */
+#include "tests/support/device.h"
 #include "tests/support/fixture.h"
 #include "tests/support/op_run.h"
 
@@ -17,7 +18,7 @@
 
 static const struct backend *backend;
 static struct device *device;
-static bool small_only; // OPS_SMALL: an emulated device takes minutes for the UNet's own shapes
+static bool small_only; // an emulated device takes minutes for the UNet's own shapes
 static struct fixture *fixture;
 static int not_lowered; // operations that this processor has no bf16 primitives for
 
@@ -288,11 +289,10 @@ static void test_large_precisions(void **state)
 static int open_device(void **state)
 {
     struct error err = {0};
-    const char *name = getenv("OPS_BACKEND");
-    small_only = getenv("OPS_SMALL");
+    small_only = test_emulated();
     fixture = fixture_open(FIXTURES "/ops.safetensors");
-    backend = backend_find(name ? name : "cpu", &err);
-    int rc = backend ? backend->open(has_threads() ? "2" : "", &device, &err) : -ENODEV;
+    backend = test_backend();
+    int rc = backend->open(test_threads("2"), &device, &err);
     if (rc)
         fprintf(stderr, "%s\n", err.message);
     return rc;

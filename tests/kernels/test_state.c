@@ -1,8 +1,9 @@
 /* test_state.c: the backend's functions over flat vectors: the optimiser and the sampler's step, against their formulas
- * in f64, and with the same bits on one thread and on two.
+ * in f64, and with the same bits on one thread and on two (on a GPU: twice).
  */
 #include "kernels/backend.h"
 #include "kernels/philox.h"
+#include "tests/support/device.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -13,7 +14,7 @@
 
 #include <cmocka.h>
 
-static const struct backend *backend = &backend_cpu;
+static const struct backend *backend;
 static struct device *devices[2]; // of one thread and of two
 
 static float uniform(uint32_t seed, uint32_t i)
@@ -31,6 +32,23 @@ static float *vector(uint32_t seed, size_t n)
 }
 
 enum { N = 200003 }; // several chunks and a tail
+
+/* A copy of n floats on device d. */
+static float *push(int d, const float *values, size_t n)
+{
+    void *memory = NULL;
+    assert_int_equal(backend->alloc(devices[d], n * sizeof(float), &memory), 0);
+    assert_int_equal(backend->upload(devices[d], memory, values, n * sizeof(float)), 0);
+    return memory;
+}
+
+/* Brings it back into values (NULL: nothing) and frees it. */
+static void pull(int d, float *values, float *memory, size_t n)
+{
+    if (values)
+        assert_int_equal(backend->download(devices[d], values, memory, n * sizeof(float)), 0);
+    backend->free(devices[d], memory, n * sizeof(float));
+}
 
 static void assert_near(double got, double want, double tolerance)
 {
@@ -80,8 +98,15 @@ static void test_adamw(void **state)
                       .ema_decay = 0.75f};
     for (o.step = 1; o.step <= 2; o.step++) {
         adamw_in_f64(w64, m64, v64, ema64, g, &o);
-        for (int d = 0; d < 2; d++)
-            assert_int_equal(backend->adamw(devices[d], w[d], g, m[d], v[d], ema[d], N, &o), 0);
+        for (int d = 0; d < 2; d++) {
+            float *on[5] = {push(d, w[d], N), push(d, g, N), push(d, m[d], N), push(d, v[d], N), push(d, ema[d], N)};
+            assert_int_equal(backend->adamw(devices[d], on[0], on[1], on[2], on[3], on[4], N, &o), 0);
+            pull(d, w[d], on[0], N);
+            pull(d, NULL, on[1], N);
+            pull(d, m[d], on[2], N);
+            pull(d, v[d], on[3], N);
+            pull(d, ema[d], on[4], N);
+        }
     }
     for (size_t i = 0; i < N; i++) {
         assert_near(w[0][i], w64[i], 2e-6);
@@ -91,7 +116,10 @@ static void test_adamw(void **state)
     }
     assert_memory_equal(w[0], w[1], N * sizeof(float));
     assert_memory_equal(ema[0], ema[1], N * sizeof(float));
-    assert_int_equal(backend->adamw(devices[0], w[0], g, m[0], v[0], NULL, N, &o), 0); // no EMA
+    float *on[4] = {push(0, w[0], N), push(0, g, N), push(0, m[0], N), push(0, v[0], N)};
+    assert_int_equal(backend->adamw(devices[0], on[0], on[1], on[2], on[3], NULL, N, &o), 0); // no EMA
+    for (int i = 0; i < 4; i++)
+        pull(0, NULL, on[i], N);
     for (int d = 0; d < 2; d++) {
         free(w[d]);
         free(m[d]);
@@ -111,14 +139,22 @@ static void test_sums(void **state)
     double want = 0, got[2];
     for (size_t i = 0; i < N; i++)
         want += (double)a[i] * a[i];
-    for (int d = 0; d < 2; d++)
-        assert_int_equal(backend->sum_of_squares(devices[d], a, N, &got[d]), 0);
+    for (int d = 0; d < 2; d++) {
+        float *on = push(d, a, N);
+        assert_int_equal(backend->sum_of_squares(devices[d], on, N, &got[d]), 0);
+        pull(d, NULL, on, N);
+    }
     assert_near(got[0], want, 1e-6);
     assert_memory_equal(&got[0], &got[1], sizeof(double));
-    assert_int_equal(backend->sum_vectors(devices[1], y, (float *const[]){a, b, c}, 3, N), 0);
+    float *on[4] = {push(1, a, N), push(1, b, N), push(1, c, N), push(1, a, N)};
+    assert_int_equal(backend->sum_vectors(devices[1], on[3], on, 3, N), 0);
+    pull(1, y, on[3], N);
     for (size_t i = 0; i < N; i++)
         assert_near(y[i], (double)a[i] + b[i] + c[i], 5e-7);
-    assert_int_equal(backend->sum_vectors(devices[1], a, (float *const[]){a, b, c}, 3, N), 0); // y may be the first
+    assert_int_equal(backend->sum_vectors(devices[1], on[0], on, 3, N), 0); // y may be the first
+    pull(1, a, on[0], N);
+    pull(1, NULL, on[1], N);
+    pull(1, NULL, on[2], N);
     assert_memory_equal(a, y, N * sizeof(float));
     free(a);
     free(b);
@@ -178,7 +214,11 @@ static void test_update_rows(void **state)
     for (int d = 0; d < 2; d++) {
         x[d] = vector(6, SLOTS * ELEMENTS);
         l[d] = vector(7, SLOTS * ELEMENTS);
-        assert_int_equal(backend->update_rows(devices[d], x[d], l[d], e, ELEMENTS, rows, 3, finite[d]), 0);
+        float *on[3] = {push(d, x[d], SLOTS * ELEMENTS), push(d, l[d], SLOTS * ELEMENTS), push(d, e, 4 * ELEMENTS)};
+        assert_int_equal(backend->update_rows(devices[d], on[0], on[1], on[2], ELEMENTS, rows, 3, finite[d]), 0);
+        pull(d, x[d], on[0], SLOTS * ELEMENTS);
+        pull(d, l[d], on[1], SLOTS * ELEMENTS);
+        pull(d, NULL, on[2], 4 * ELEMENTS);
     }
     for (int k = 0; k < 2; k++) {
         double want_x[ELEMENTS], want_l[ELEMENTS];
@@ -205,12 +245,16 @@ static void test_update_rows(void **state)
 
 static void test_noise_and_gather(void **state)
 {
-    float *x = vector(6, SLOTS * ELEMENTS), *before = vector(6, SLOTS * ELEMENTS), rows[3 * ELEMENTS], z[ELEMENTS];
-    assert_int_equal(backend->fill_noise(devices[1], x, ELEMENTS, 3, 11, 5), 0);
+    float *x = vector(6, SLOTS * ELEMENTS), *before = vector(6, SLOTS * ELEMENTS), rows[3 * ELEMENTS] = {0},
+          z[ELEMENTS];
+    float *pool = push(1, x, SLOTS * ELEMENTS), *gathered = push(1, rows, 3 * ELEMENTS);
+    assert_int_equal(backend->fill_noise(devices[1], pool, ELEMENTS, 3, 11, 5), 0);
+    assert_int_equal(backend->gather_rows(devices[1], pool, ELEMENTS, (int32_t[]){3, 0, 3}, 3, gathered), 0);
+    pull(1, x, pool, SLOTS * ELEMENTS);
+    pull(1, rows, gathered, 3 * ELEMENTS);
     philox_normal(z, ELEMENTS, 11, 5, 0);
     assert_memory_equal(x + 3 * ELEMENTS, z, sizeof(z));
     assert_memory_equal(x, before, 3 * ELEMENTS * sizeof(float));
-    assert_int_equal(backend->gather_rows(devices[1], x, ELEMENTS, (int32_t[]){3, 0, 3}, 3, rows), 0);
     assert_memory_equal(rows, z, sizeof(z));
     assert_memory_equal(rows + ELEMENTS, before, sizeof(z));
     assert_memory_equal(rows + 2 * ELEMENTS, z, sizeof(z));
@@ -222,6 +266,8 @@ static void test_options(void **state)
 {
     struct device *d = NULL;
     struct error err;
+    if (backend != &backend_cpu)
+        skip();
     static const char *const bad[] = {"x", "0x", "-1", "1@", "1@-1", "1@99999", "100000", "2 "};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         assert_true(backend->open(bad[i], &d, &err) < 0);
@@ -237,7 +283,8 @@ static void test_options(void **state)
 
 static int open_devices(void **state)
 {
-    return backend->open("1", &devices[0], NULL) || backend->open("2", &devices[1], NULL);
+    backend = test_backend();
+    return backend->open(test_threads("1"), &devices[0], NULL) || backend->open(test_threads("2"), &devices[1], NULL);
 }
 
 static int close_devices(void **state)

@@ -7,6 +7,7 @@
 #include "kernels/backend.h"
 #include "model/lanes.h"
 #include "model/unet.h"
+#include "tests/support/device.h"
 #include "tests/support/unet_fixture.h"
 
 #include <fcntl.h>
@@ -78,7 +79,7 @@ static void house_open(struct house *h, enum dtype precision, const char *thread
     write_checkpoint(h, path);
     check(checkpoint_open(AT_FDCWD, path, &checkpoint, &err), &err);
     unlink(path);
-    check(backend_cpu.open(threads, &h->device, &err), &err);
+    check(test_backend()->open(test_threads(threads), &h->device, &err), &err);
     check(network_create(h->device, &checkpoint, precision, MAX_ROWS, &h->network, &err), &err);
     checkpoint_close(&checkpoint);
     check(lane_pool_create(h->network, CAPACITY, &h->pool, &err), &err);
@@ -91,7 +92,7 @@ static void house_close(struct house *h)
     network_free(h->network);
     struct device_base *base = (struct device_base *)h->device;
     assert_true(base->bytes_in_use <= (size_t)base->n_threads * h->elements * sizeof(float)); // noise, kept by threads
-    backend_cpu.close(h->device);
+    test_backend()->close(h->device);
     unet_fixture_close(&h->fixture);
 }
 
@@ -99,9 +100,9 @@ static bool device_runs_bf16(void)
 {
     struct error err = {0};
     struct device *d = NULL;
-    check(backend_cpu.open("1", &d, &err), &err);
+    check(test_backend()->open(test_threads("1"), &d, &err), &err);
     bool runs = ((struct device_base *)d)->native == DTYPE_BF16;
-    backend_cpu.close(d);
+    test_backend()->close(d);
     return runs;
 }
 

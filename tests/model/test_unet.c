@@ -8,6 +8,7 @@
 #include "kernels/philox.h"
 #include "kernels/program.h"
 #include "model/unet.h"
+#include "tests/support/device.h"
 #include "tests/support/unet_fixture.h"
 
 #include <math.h>
@@ -83,8 +84,9 @@ static void network_open(struct network *n, const struct model_config *model, in
                          uint64_t seed, const struct setting *s)
 {
     struct error err = {0};
-    *n = (struct network){.backend = &backend_cpu, .model = model, .height = height, .width = width, .train = s->train};
-    check(n->backend->open(s->threads, &n->device, &err), &err);
+    *n = (struct network){
+        .backend = test_backend(), .model = model, .height = height, .width = width, .train = s->train};
+    check(n->backend->open(test_threads(s->threads), &n->device, &err), &err);
     n->graph = record_alone(n);
     float *values = unet_fixture_weights(n->graph, seed);
     check(n->backend->weights_create(n->device, n->graph, values, s->train, &n->weights, &err), &err);
@@ -148,9 +150,9 @@ static bool device_runs(enum dtype compute)
 {
     struct error err = {0};
     struct device *d = NULL;
-    check(backend_cpu.open("1", &d, &err), &err);
+    check(test_backend()->open(test_threads("1"), &d, &err), &err);
     bool runs = compute == DTYPE_F32 || ((struct device_base *)d)->native == DTYPE_BF16;
-    backend_cpu.close(d);
+    test_backend()->close(d);
     return runs;
 }
 

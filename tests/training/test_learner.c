@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "tests/support/device.h"
 #include "tests/support/unet_fixture.h"
 #include "training/learner.h"
 #include "training/state.h"
@@ -36,7 +37,7 @@ static void open_run(struct run *r, const char *threads, int32_t micro_batch)
     memset(r, 0, sizeof *r);
     unet_fixture_open(FIXTURES, "training_losses", &r->f);
     r->elements = (size_t)r->f.height * r->f.width * r->f.model.in_channels;
-    if (backend_cpu.open(threads, &r->device, &err) < 0)
+    if (test_backend()->open(test_threads(threads), &r->device, &err) < 0)
         fail_msg("%s", err.message);
     struct learner_options o = {.device = r->device,
                                 .model = r->f.model,
@@ -61,7 +62,7 @@ static void close_run(struct run *r)
     noised_batch_done(&r->batch);
     diffuser_done(&r->diffuser);
     learner_free(r->learner);
-    backend_cpu.close(r->device);
+    test_backend()->close(r->device);
     unet_fixture_close(&r->f);
 }
 
