@@ -428,7 +428,9 @@ int daemon_wait(struct daemon *d)
         if (poll(fds, 2, -1) < 0)
             continue;
         if (fds[1].revents) {
-            log_line(&d->log, LOG_ERR, "the device failed; ending, so that the service manager starts anew");
+            const char *failure = ((const struct device_base *)d->device)->failure;
+        log_line(&d->log, LOG_ERR, "the device failed%s%s; ending, so that the service manager starts anew",
+                 *failure ? ": " : "", failure);
             notify_failed(EIO, "The device failed");
             d->failed = true;
             return EXIT_DEVICE_LOST;

@@ -69,7 +69,9 @@ int run_device_open(int device, int32_t threads, struct device **ret_device, str
 {
     char options[32] = "";
     const struct backend *b = backend_find(train_device_names[device], err);
-    if (b == &backend_cpu && threads > 0)
+    if (b != &backend_cpu)
+        snprintf(options, sizeof options, "0,low"); // gives way to a daemon on the same GPU
+    else if (threads > 0)
         snprintf(options, sizeof options, "%d", threads);
     return b ? b->open(options, ret_device, err) : -ENOTSUP;
 }

@@ -148,7 +148,7 @@ static int device_open(const char *options, struct device **ret_device, struct e
     if (rc == 0)
         rc = open_stream(d, low, err);
     if (rc == 0)
-        rc = engines_create(d->cudnn, d->base.description, &d->engines, err);
+        rc = engines_create(d->cudnn, d->stream, d->base.description, &d->engines, err);
     if (rc) {
         device_close(d);
         return rc;

@@ -4,47 +4,14 @@
  * numbers (engine, knobs and their values), from which the same one can be made for another number of images. The first
  * that cuDNN accepts for one image, for the anchor and for the number asked is the shape's choice.
  */
-#include "kernels/cuda/engine.h"
+#include "kernels/cuda/engine_private.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { ANCHOR_IMAGES = 64, MAX_CONFIGURATIONS = 48, MAX_KNOBS = CUDNN_KNOB_TYPE_COUNTS };
 static const size_t workspace_most = (size_t)1 << 30;
-
-struct configuration {
-    int64_t engine;
-    int n_knobs;
-    cudnnBackendKnobType_t knob[MAX_KNOBS];
-    int64_t value[MAX_KNOBS];
-};
-
-/* What is known of a shape. images: 0 where the choice serves any number. */
-struct choice {
-    struct dnn_shape shape;
-    int64_t images;
-    struct configuration *offered; // [n], best first
-    int n, chosen;                 // chosen == n: none is left
-    bool settled;                  // plans by it are in use
-    char refusal[256];             // what cuDNN said last
-    struct choice *next;
-};
-
-struct made {
-    struct dnn_shape shape;
-    int64_t images;
-    struct dnn_plan plan;
-    struct made *next;
-};
-
-struct engines {
-    cudnnHandle_t handle;
-    dnn_descriptor properties;
-    struct choice *choices;
-    struct made *made;
-};
 
 /* ---- reading configurations ---- */
 
@@ -202,10 +169,8 @@ static dnn_descriptor make_configuration(struct dnn *g, const struct configurati
     return d;
 }
 
-/* A plan of shape s for n images by configuration c. Returns the status that stopped it; p is to be done with in any
- * case. */
-static cudnnStatus_t make_plan(struct engines *e, const struct dnn_shape *s, int64_t n, const struct configuration *c,
-                               struct dnn_plan *p)
+cudnnStatus_t engines_make_plan(struct engines *e, const struct dnn_shape *s, int64_t n, const struct configuration *c,
+                                struct dnn_plan *p)
 {
     struct dnn *g = &p->graph;
     int64_t workspace = 0, got = 0;
@@ -245,7 +210,7 @@ static int try_plan(struct engines *e, struct choice *c, int64_t n)
     struct made *m = calloc(1, sizeof(*m));
     if (!m)
         return -ENOMEM;
-    if (make_plan(e, &c->shape, n, &c->offered[c->chosen], &m->plan)) {
+    if (engines_make_plan(e, &c->shape, n, &c->offered[c->chosen], &m->plan)) {
         if (m->plan.graph.message[0])
             memcpy(c->refusal, m->plan.graph.message, sizeof(c->refusal));
         dnn_done(&m->plan.graph);
@@ -290,7 +255,8 @@ static int choice_create(struct engines *e, const struct dnn_shape *s, int64_t i
     }
     c->shape = *s;
     c->images = images;
-    for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
+    bool remembered = engine_cache_find(e, c);
+    for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]) && !remembered; i++) {
         struct dnn g;
         if (dnn_write(&g, e->handle, e->properties, s, images ? images : ANCHOR_IMAGES))
             memcpy(c->refusal, g.message, sizeof(c->refusal));
@@ -298,6 +264,8 @@ static int choice_create(struct engines *e, const struct dnn_shape *s, int64_t i
             ask_heuristic(e, c, &g, modes[i], images == 0);
         dnn_done(&g);
     }
+    if (*e->cache && !remembered)
+        engines_tune(e, c, images ? images : ANCHOR_IMAGES);
     c->next = e->choices;
     e->choices = c;
     *ret_choice = c;
@@ -315,6 +283,8 @@ static int settle(struct engines *e, struct choice *c, int64_t n)
         while (held < count && (rc = try_plan(e, c, wanted[held])) == 0)
             held++;
         c->settled = held == count;
+        if (c->settled && *e->cache)
+            engine_cache_add(e, c);
         if (c->settled || rc == -ENOMEM)
             return rc;
         if (held)
@@ -344,25 +314,43 @@ int engines_plan(struct engines *e, const struct dnn_shape *s, int64_t n, const 
 
 /* ---- all of them ---- */
 
-static int create(cudnnHandle_t handle, dnn_descriptor properties, struct engines **ret_engines, struct error *err)
+/* DDIMD_CUDA_TUNE names a folder: engines are measured, and what was chosen is remembered there. */
+static void name_cache(struct engines *e, const char *device)
+{
+    const char *folder = getenv("DDIMD_CUDA_TUNE");
+    if (!folder || !*folder)
+        return;
+    int n = snprintf(e->cache, sizeof(e->cache), "%s/%s.engines", folder, device);
+    if (n < 0 || (size_t)n >= sizeof(e->cache)) {
+        e->cache[0] = '\0';
+        return;
+    }
+    for (char *c = e->cache + strlen(folder) + 1; *c; c++)
+        if (*c == ' ' || *c == '/' || *c == ',')
+            *c = '-';
+}
+
+int engines_create(cudnnHandle_t handle, cudaStream_t stream, const char *device, struct engines **ret_engines,
+                   struct error *err)
 {
     struct engines *e = calloc(1, sizeof(*e));
     if (!e)
         return error_set(err, -ENOMEM, NULL, "no memory for a list of engines");
     e->handle = handle;
-    e->properties = properties;
+    e->stream = stream;
+    name_cache(e, device);
     *ret_engines = e;
     return 0;
 }
 
-int engines_create(cudnnHandle_t handle, const char *device, struct engines **ret_engines, struct error *err)
-{
-    return create(handle, NULL, ret_engines, err);
-}
-
 int engines_create_described(dnn_descriptor properties, struct engines **ret_engines, struct error *err)
 {
-    return create(NULL, properties, ret_engines, err);
+    struct engines *e = calloc(1, sizeof(*e));
+    if (!e)
+        return error_set(err, -ENOMEM, NULL, "no memory for a list of engines");
+    e->properties = properties;
+    *ret_engines = e;
+    return 0;
 }
 
 void engines_tell(const struct engines *e, void (*plan)(const struct dnn_shape *s, int64_t n, const struct dnn_plan *p),

@@ -10,6 +10,8 @@
 
 #include "kernels/cuda/dnn.h"
 
+#include <cuda_runtime_api.h>
+
 struct engines;
 
 struct dnn_plan {
@@ -20,7 +22,11 @@ struct dnn_plan {
     int n_offered;  // engines with knobs that were left to choose from
 };
 
-int engines_create(cudnnHandle_t handle, const char *device, struct engines **ret_engines, struct error *err);
+/* device: its description, with the versions of what runs on it. Where DDIMD_CUDA_TUNE names a folder, the heuristics'
+ * order is replaced by measured times, and choices are remembered in a file there, by device and versions, so that the
+ * next start makes the same ones. */
+int engines_create(cudnnHandle_t handle, cudaStream_t stream, const char *device, struct engines **ret_engines,
+                   struct error *err);
 /* For a device that is described and not there. */
 int engines_create_described(dnn_descriptor properties, struct engines **ret_engines, struct error *err);
 void engines_free(struct engines *e); // NULL is fine

@@ -6,6 +6,7 @@
  */
 #include "standin.h"
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -27,6 +28,7 @@ struct CUstream_st {
 };
 struct CUevent_st {
     CUstream_st *stream; // NULL: not recorded
+    double seconds;      // when the work before it was done
 };
 
 static cudaError_t last;
@@ -142,6 +144,11 @@ static bool capturing()
         if (s && s->capture)
             return true;
     return false;
+}
+
+static double now()
+{
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 #define CALL(name)                                                                                                     \
@@ -292,13 +299,23 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned)
 }
 cudaError_t cudaEventDestroy(cudaEvent_t e)
 {
+    if (e->stream)
+        drain(e->stream);
     delete e;
     return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
 {
     e->stream = s;
-    return s->capture ? fail(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+    if (s->capture)
+        return fail(cudaErrorStreamCaptureUnsupported);
+    standin_submit(s, [e] { e->seconds = now(); });
+    return cudaSuccess;
+}
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end)
+{
+    *ms = (float)((end->seconds - begin->seconds) * 1e3);
+    return begin->stream && end->stream ? cudaSuccess : fail(cudaErrorInvalidResourceHandle);
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t e)
 {
