@@ -9,7 +9,7 @@
 
 #include "graph.h"
 
-#define BACKEND_ABI 2 // of this header; a backend in a library of its own must have been built with the same
+#define BACKEND_ABI 3 // of this header; a backend in a library of its own must have been built with the same
 
 struct device;  // backend's own; starts with struct device_base
 struct weights; // a parameter vector resident on a device: f32 masters (optional) and the copies that primitives packed

@@ -195,7 +195,8 @@ static struct convolution *create(struct device *d, const struct lowering *l,
 }
 
 /* The shape as cuDNN sees it: an upsampled x has its full size. */
-static struct dnn_shape shape_of(const struct convolution *c, const struct lowering *l, enum dnn_kind kind, int32_t r)
+static struct dnn_shape shape_of(const struct convolution *c, const struct lowering *l, enum dnn_kind kind,
+                                 const int32_t filter[4])
 {
     struct dnn_shape s = {0};
     int32_t scale = l->node->attr.upsample2x ? 2 : 1;
@@ -206,7 +207,9 @@ static struct dnn_shape shape_of(const struct convolution *c, const struct lower
     s.w = c->x.o.w * scale;
     s.c = c->x.o.c;
     s.k = c->y.o.c;
-    s.r = r;
+    s.r = filter[1];
+    s.s = filter[2];
+    s.valid = l->node->attr.valid;
     s.stride = l->node->attr.stride;
     return s;
 }
@@ -219,7 +222,7 @@ static int want_plan(struct convolution *c, const struct dnn_shape *s, struct er
 /* Fused; else plain, to be finished by us: in y's dtype, or in the compute dtype where that is refused. */
 static int choose_forward(struct convolution *c, const struct lowering *l, struct error *err)
 {
-    struct dnn_shape s = shape_of(c, l, DNN_CONV, l->graph->tensors[l->node->in[1]].dim[1]);
+    struct dnn_shape s = shape_of(c, l, DNN_CONV, l->graph->tensors[l->node->in[1]].dim);
     s.out = (int32_t)c->y.o.dtype;
     c->raw = c->y.o.dtype;
     s.bias = c->bias.at != NULL;
@@ -287,7 +290,7 @@ int lower_conv2d_backward_data(struct device *d, const struct lowering *l, struc
     c->residual.o = cuda_operand(l, node->in[2]);
     int rc = weights_at(l, node->in[1], false, &c->w, err);
     if (rc == 0) {
-        const struct dnn_shape s = shape_of(c, l, DNN_CONV_DATA, l->graph->tensors[node->in[1]].dim[1]);
+        const struct dnn_shape s = shape_of(c, l, DNN_CONV_DATA, l->graph->tensors[node->in[1]].dim);
         rc = want_plan(c, &s, err);
     }
     if (rc) {
@@ -317,7 +320,7 @@ int lower_conv2d_backward_weights(struct device *d, const struct lowering *l, st
     c->db = cuda_operand(l, node->out[1]);
     int rc = 0;
     if (operand_exists(&c->dw)) {
-        const struct dnn_shape s = shape_of(c, l, DNN_CONV_WEIGHTS, c->dw.h);
+        const struct dnn_shape s = shape_of(c, l, DNN_CONV_WEIGHTS, l->graph->tensors[node->out[0]].dim);
         rc = want_plan(c, &s, err);
     }
     if (rc) {

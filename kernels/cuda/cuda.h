@@ -148,6 +148,8 @@ lower_function lower_cast, lower_silu, lower_silu_backward, lower_add, lower_add
 lower_function lower_concat, lower_slice, lower_upsample2x, lower_upsample2x_backward, lower_avg_pool2x;
 lower_function lower_avg_pool2x_backward, lower_dropout, lower_mse, lower_mse_backward;
 lower_function lower_embedding, lower_embedding_backward, lower_timestep_embedding;
+lower_function lower_relu, lower_pool, lower_global_mean, lower_global_mean_backward;
+lower_function lower_cross_entropy, lower_cross_entropy_backward;
 
 /* ---- sampler.c, optimizer.c ---- */
 

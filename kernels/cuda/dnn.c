@@ -134,11 +134,23 @@ static void pointwise(struct dnn *g, cudnnPointwiseMode_t mode, dnn_descriptor x
     finish_operation(g, d);
 }
 
-static dnn_descriptor convolution_kind(struct dnn *g, int64_t stride, int64_t padding)
+static int64_t padding_of(const struct dnn_shape *s, int32_t filter)
+{
+    return s->valid ? 0 : filter / 2;
+}
+
+/* Outputs along an axis of `size` for a filter of `filter`. */
+static int64_t outputs(const struct dnn_shape *s, int32_t size, int32_t filter)
+{
+    return (size + 2 * padding_of(s, filter) - filter) / s->stride + 1;
+}
+
+static dnn_descriptor convolution_kind(struct dnn *g, const struct dnn_shape *s)
 {
     dnn_descriptor d = dnn_make(g, CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR);
     const cudnnConvolutionMode_t mode = CUDNN_CROSS_CORRELATION;
-    const int64_t dims = 2, strides[] = {stride, stride}, paddings[] = {padding, padding}, ones[] = {1, 1};
+    const int64_t dims = 2, strides[] = {s->stride, s->stride}, ones[] = {1, 1};
+    const int64_t paddings[] = {padding_of(s, s->r), padding_of(s, s->s)};
     set_f32_compute(g, d, CUDNN_ATTR_CONVOLUTION_COMP_TYPE);
     dnn_set(g, d, CUDNN_ATTR_CONVOLUTION_CONV_MODE, CUDNN_TYPE_CONVOLUTION_MODE, 1, &mode);
     dnn_set(g, d, CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, CUDNN_TYPE_INT64, 1, &dims);
@@ -175,7 +187,7 @@ static void convolve(struct dnn *g, const struct dnn_shape *s, dnn_descriptor x,
                               CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA},
     };
     const float one = 1, zero = 0;
-    dnn_descriptor kind = convolution_kind(g, s->stride, s->r / 2), d = dnn_make(g, forms[s->kind].type);
+    dnn_descriptor kind = convolution_kind(g, s), d = dnn_make(g, forms[s->kind].type);
     set_descriptor(g, d, forms[s->kind].kind, kind);
     set_descriptor(g, d, forms[s->kind].x, x);
     set_descriptor(g, d, forms[s->kind].w, w);
@@ -187,10 +199,9 @@ static void convolve(struct dnn *g, const struct dnn_shape *s, dnn_descriptor x,
 
 static void write_convolution(struct dnn *g, const struct dnn_shape *s, int64_t n)
 {
-    const struct layout lx = image_layout(n, s->c, s->h, s->w), lw = image_layout(s->k, s->c, s->r, s->r),
+    const struct layout lx = image_layout(n, s->c, s->h, s->w), lw = image_layout(s->k, s->c, s->r, s->s),
                         lb = image_layout(1, s->k, 1, 1),
-                        ly = image_layout(n, s->k, (s->h + s->stride - 1) / s->stride,
-                                          (s->w + s->stride - 1) / s->stride);
+                        ly = image_layout(n, s->k, outputs(s, s->h, s->r), outputs(s, s->w, s->s));
     bool forward = s->kind == DNN_CONV, more = s->bias || s->residual;
     dnn_descriptor x = tensor(g, DNN_X, s->kind == DNN_CONV_DATA ? s->out : s->in, &lx);
     dnn_descriptor w = tensor(g, DNN_W, s->kind == DNN_CONV_WEIGHTS ? s->out : s->in, &lw);

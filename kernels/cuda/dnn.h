@@ -23,12 +23,13 @@ enum dnn_kind {
 
 /* All that a graph depends on but the number of images; compared byte by byte, so start from zeros. */
 struct dnn_shape {
-    int32_t kind;                  // enum dnn_kind
-    int32_t in, out;               // enum dtype of the inputs and of the result
-    int32_t h, w, c, k, r, stride; // convolutions: x [h, w, c], filter [k, r, r, c]
-    int32_t bias, residual;        // DNN_CONV: which are there
-    int32_t tokens, heads, size;   // attention; q, k, v interleaved as graph.h says
-    int32_t stats;                 // DNN_ATTENTION: wanted
+    int32_t kind;                     // enum dnn_kind
+    int32_t in, out;                  // enum dtype of the inputs and of the result
+    int32_t h, w, c, k, r, s, stride; // convolutions: x [h, w, c], filter [k, r, s, c]
+    int32_t valid;                    // convolutions: no padding
+    int32_t bias, residual;           // DNN_CONV: which are there
+    int32_t tokens, heads, size;      // attention; q, k, v interleaved as graph.h says
+    int32_t stats;                    // DNN_ATTENTION: wanted
 };
 
 /* The tensors of a graph: what a run binds. SUM, ACC: scratch of the attention's gradient, f32: [n, heads, tokens] and

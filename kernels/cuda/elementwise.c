@@ -120,6 +120,62 @@ static cudaError_t add_channel_call(const struct call *c)
 }
 OPERATION(add_channel)
 
+static cudaError_t relu_call(const struct call *c)
+{
+    return gpu_relu(c->stream, out(c, 0), in(c, 0), pixels(c), channels(c));
+}
+OPERATION(relu)
+
+/* ---- classifiers ---- */
+
+static cudaError_t pool_call(const struct call *c)
+{
+    const struct operand *x = &c->p->in[0], *y = &c->p->out[0];
+    const struct node_attr *a = &c->p->node.attr;
+    const struct gpu_pool p = {.images = (size_t)x->n,
+                               .h = (size_t)x->h,
+                               .w = (size_t)x->w,
+                               .p = (size_t)y->h,
+                               .q = (size_t)y->w,
+                               .c = (size_t)x->c,
+                               .window = a->window,
+                               .stride = a->stride,
+                               .padding = a->valid ? 0 : a->window / 2,
+                               .max = a->max};
+    return gpu_pool(c->stream, out(c, 0), in(c, 0), &p);
+}
+OPERATION(pool)
+
+static cudaError_t global_mean_call(const struct call *c)
+{
+    const struct operand *x = &c->p->in[0];
+    return gpu_global_mean(c->stream, out(c, 0), in(c, 0), (size_t)x->n, operand_pixels(x), (size_t)x->c);
+}
+OPERATION(global_mean)
+
+static cudaError_t global_mean_backward_call(const struct call *c)
+{
+    const struct operand *dx = &c->p->out[0];
+    return gpu_global_mean_backward(c->stream, out(c, 0), in(c, 0), (size_t)dx->n, operand_pixels(dx), (size_t)dx->c);
+}
+OPERATION(global_mean_backward)
+
+static cudaError_t cross_entropy_call(const struct call *c)
+{
+    const struct operand *x = &c->p->in[0];
+    return gpu_cross_entropy(c->stream, out(c, 0).at, (struct gpu_pixels){.at = NULL}, in(c, 0), in(c, 1).at, NULL,
+                             (size_t)x->n, (size_t)x->c);
+}
+OPERATION(cross_entropy)
+
+static cudaError_t cross_entropy_backward_call(const struct call *c)
+{
+    const struct operand *x = &c->p->in[0];
+    return gpu_cross_entropy(c->stream, NULL, out(c, 0), in(c, 0), in(c, 1).at, in(c, 2).at, (size_t)x->n,
+                             (size_t)x->c);
+}
+OPERATION(cross_entropy_backward)
+
 /* ---- channels side by side ---- */
 
 static struct gpu_pixels from_channel(struct gpu_pixels x, int32_t channel)

@@ -41,6 +41,27 @@ cudaError_t gpu_spread2x(cudaStream_t s, struct gpu_pixels y, struct gpu_pixels 
 cudaError_t gpu_gather2x(cudaStream_t s, struct gpu_pixels x, struct gpu_pixels y, struct gpu_pixels more,
                          size_t images, size_t h, size_t w, size_t c, float factor);
 
+cudaError_t gpu_relu(cudaStream_t s, struct gpu_pixels y, struct gpu_pixels x, size_t n, size_t c);
+
+/* ---- classify.cu: what classifiers need ---- */
+
+/* y: [images, p, q, c] = the largest or the mean of x: [images, h, w, c] in windows of `window`, `stride` apart, the
+ * first beginning `padding` before the image; what lies outside does not count. */
+struct gpu_pool {
+    size_t images, h, w, p, q, c;
+    int32_t window, stride, padding;
+    bool max;
+};
+cudaError_t gpu_pool(cudaStream_t s, struct gpu_pixels y, struct gpu_pixels x, const struct gpu_pool *p);
+cudaError_t gpu_global_mean(cudaStream_t s, struct gpu_pixels y, struct gpu_pixels x, size_t images, size_t pixels,
+                            size_t c);
+cudaError_t gpu_global_mean_backward(cudaStream_t s, struct gpu_pixels dx, struct gpu_pixels dy, size_t images,
+                                     size_t pixels, size_t c);
+/* loss[image] = log sum exp x - x[label]; dx NULL. Or dx = (softmax x - one-hot) weight[image]. All f32; labels outside
+ * [0, c) are clamped. */
+cudaError_t gpu_cross_entropy(cudaStream_t s, float *loss, struct gpu_pixels dx, struct gpu_pixels x,
+                              const int32_t *label, const float *weight, size_t images, size_t c);
+
 /* ---- reduce.cu ---- */
 
 /* sum[image][c] = sum of the image's pixels. scratch: gpu_sum_pixels_scratch floats, may be NULL where that is 0. */

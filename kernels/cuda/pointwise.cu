@@ -70,6 +70,13 @@ static void map(cudaStream_t s, struct gpu_pixels y, struct gpu_pixels a, struct
     }
 }
 
+struct rectifier {
+    __device__ float operator()(float x, float) const
+    {
+        return x < 0.0f ? 0.0f : x; // NaN stays NaN
+    }
+};
+
 static const struct gpu_pixels nothing = {DTYPE_F32, nullptr, 0};
 
 cudaError_t gpu_copy(cudaStream_t s, struct gpu_pixels y, struct gpu_pixels x, size_t n, size_t c)
@@ -86,6 +93,12 @@ cudaError_t gpu_copy(cudaStream_t s, struct gpu_pixels y, struct gpu_pixels x, s
 cudaError_t gpu_silu(cudaStream_t s, struct gpu_pixels y, struct gpu_pixels x, size_t n, size_t c)
 {
     DISPATCH(y.dtype, T, (map<T, T>(s, y, x, nothing, n, c, silu())));
+    return cudaGetLastError();
+}
+
+cudaError_t gpu_relu(cudaStream_t s, struct gpu_pixels y, struct gpu_pixels x, size_t n, size_t c)
+{
+    DISPATCH(y.dtype, T, (map<T, T>(s, y, x, nothing, n, c, rectifier())));
     return cudaGetLastError();
 }
 

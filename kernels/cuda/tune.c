@@ -18,7 +18,7 @@ static size_t at_least(size_t a, size_t b)
 static size_t largest_tensor(const struct dnn_shape *s, int64_t n)
 {
     size_t images = (size_t)n, x = images * (size_t)s->h * (size_t)s->w * (size_t)s->c;
-    size_t w = (size_t)s->k * (size_t)s->r * (size_t)s->r * (size_t)s->c;
+    size_t w = (size_t)s->k * (size_t)s->r * (size_t)s->s * (size_t)s->c;
     size_t y = images * (size_t)s->h * (size_t)s->w * (size_t)s->k;
     size_t qkv = 3 * images * (size_t)s->tokens * (size_t)s->heads * (size_t)s->size;
     return sizeof(float) * at_least(at_least(x, w), at_least(y, qkv)) + 256;

@@ -198,18 +198,20 @@ static void convolve(execution &e, const operand &x, const operand &w, const ope
                      enum direction direction, const descriptor *kind)
 {
     int64_t stride = all<int64_t>(kind, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES)[0],
-            padding = all<int64_t>(kind, CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS)[0];
+            padding = all<int64_t>(kind, CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS)[0],
+            across = all<int64_t>(kind, CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS)[1];
     std::vector<float> vx = packed(x, direction != DATA), vw = packed(w, direction != WEIGHTS),
                        vy = packed(y, direction != FORWARD);
-    int64_t C = x.dim[1], H = x.dim[2], W = x.dim[3], K = w.dim[0], R = w.dim[2], P = y.dim[2], Q = y.dim[3];
-    each({x.dim[0], P, Q, R, R}, [&](const int64_t *i) {
-        int64_t h = i[1] * stride - padding + i[3], column = i[2] * stride - padding + i[4];
+    int64_t C = x.dim[1], H = x.dim[2], W = x.dim[3], K = w.dim[0], R = w.dim[2], S = w.dim[3], P = y.dim[2],
+            Q = y.dim[3];
+    each({x.dim[0], P, Q, R, S}, [&](const int64_t *i) {
+        int64_t h = i[1] * stride - padding + i[3], column = i[2] * stride - across + i[4];
         if (h < 0 || h >= H || column < 0 || column >= W)
             return;
         float *px = &vx[(size_t)(((i[0] * H + h) * W + column) * C)],
               *py = &vy[(size_t)(((i[0] * P + i[1]) * Q + i[2]) * K)];
         for (int64_t k = 0; k < K; k++) {
-            float *pw = &vw[(size_t)(((k * R + i[3]) * R + i[4]) * C)], sum = 0;
+            float *pw = &vw[(size_t)(((k * R + i[3]) * S + i[4]) * C)], sum = 0;
             for (int64_t c = 0; c < C; c++) {
                 if (direction == FORWARD)
                     sum += px[c] * pw[c];
