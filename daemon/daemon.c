@@ -419,6 +419,15 @@ static void on_sighup(struct daemon *d)
     }
 }
 
+/* What the device that failed says about it, "" where none does. */
+static const char *failure_of(const struct daemon *d)
+{
+    const char *failure = "";
+    for (int32_t i = 0; i < d->n_devices && !*failure; i++)
+        failure = ((const struct device_base *)(const void *)d->devices[i])->failure;
+    return failure;
+}
+
 int daemon_wait(struct daemon *d)
 {
     struct pollfd fds[] = {{d->signal_fd, POLLIN, 0}, {d->lost_fd, POLLIN, 0}};
@@ -428,9 +437,9 @@ int daemon_wait(struct daemon *d)
         if (poll(fds, 2, -1) < 0)
             continue;
         if (fds[1].revents) {
-            const char *failure = ((const struct device_base *)d->device)->failure;
-        log_line(&d->log, LOG_ERR, "the device failed%s%s; ending, so that the service manager starts anew",
-                 *failure ? ": " : "", failure);
+            const char *failure = failure_of(d);
+            log_line(&d->log, LOG_ERR, "the device failed%s%s; ending, so that the service manager starts anew",
+                     *failure ? ": " : "", failure);
             notify_failed(EIO, "The device failed");
             d->failed = true;
             return EXIT_DEVICE_LOST;
