@@ -84,8 +84,9 @@ static int describe(struct device *d, struct error *err)
     if (p.major < 8)
         return error_set(err, -ENODEV, "device", "%.100s has compute capability %d.%d: 8.0 or later is wanted", p.name,
                          p.major, p.minor);
-    snprintf(d->base.description, sizeof(d->base.description), "%.70s, sm_%d%d, cuDNN %zu.%zu.%zu", p.name, p.major,
-             p.minor, cudnnGetVersion() / 10000, cudnnGetVersion() / 100 % 100, cudnnGetVersion() % 100);
+    snprintf(d->base.description, sizeof(d->base.description), "GPU %d, %.70s, sm_%d%d, cuDNN %zu.%zu.%zu", d->index,
+             p.name, p.major, p.minor, cudnnGetVersion() / 10000, cudnnGetVersion() / 100 % 100,
+             cudnnGetVersion() % 100);
     return 0;
 }
 
