@@ -92,10 +92,12 @@ static ssize_t client_write(struct conn *c, const void *from, size_t n)
 
 static void inner_close(struct conn *c)
 {
+    if (c->inner >= 0 && c->inner_events)
+        c->host->leave(c->host->context, c->inner);
     if (c->inner >= 0)
         close(c->inner);
     c->inner = -1;
-    c->inner_events = 0; // closing took it out of the set
+    c->inner_events = 0;
 }
 
 static bool would_block(ssize_t rc)
@@ -526,6 +528,8 @@ void conn_done(struct conn *c)
 {
     inner_close(c);
     tls_free(c->tls);
+    if (c->fd >= 0 && c->events)
+        c->host->leave(c->host->context, c->fd);
     if (c->fd >= 0)
         close(c->fd);
     buffer_free(&c->in);

@@ -43,6 +43,10 @@ struct conn_host {
     int (*hand_over)(void *context, int fd, const struct sockaddr *address, socklen_t bytes);
     /* The answer to a refusal: everything that is sent, HTTP's head included. Logs and counts it. */
     void (*refuse)(void *context, const struct conn_refusal *r, struct text *ret_answer);
+    /* fd, of which events are waited for, is about to be closed: it must leave the set by name. A program that is being
+     * started holds a copy of it for a moment, and closing ours would leave it in the set, with an address that may be
+     * freed by then. */
+    void (*leave)(void *context, int fd);
 };
 
 enum conn_place {

@@ -174,6 +174,12 @@ static void refuse(void *context, const struct conn_refusal *r, struct text *ret
     g->options.host.refuse(g->options.host.context, r, ret_answer);
 }
 
+static void leave(void *context, int fd)
+{
+    struct gate *g = context;
+    epoll_ctl(g->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+}
+
 void gate_completed(struct gate *g, int fd)
 {
     struct conn *c = fd >= 0 && fd < g->n_peers ? g->by_peer[fd] : NULL;
@@ -396,6 +402,7 @@ int gate_create(const struct gate_options *o, struct gate **ret_gate)
     g->host.context = g;
     g->host.hand_over = hand_over;
     g->host.refuse = refuse;
+    g->host.leave = leave;
     g->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     g->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int rc = g->epoll_fd < 0 || g->wake_fd < 0 ? -errno : 0;

@@ -56,7 +56,6 @@ WRONG = [
     ("digest=1", "digest", "unknown"),
     ("class=%zz", "class", "percent"),
     ("class=%0", "class", "percent"),
-    ("class=a%00b", "class", "percent"),
     ("class=%ff", "class", ""),
 ]
 

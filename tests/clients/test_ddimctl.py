@@ -339,7 +339,7 @@ def test_bad_configurations_are_refused(ctl, recipe, tmp_path):
 # --------------------------------------------------------------------------- terminals
 @pytest.mark.parametrize("columns", [100, 30])
 def test_progress_fits_the_terminal(terminal, recipe, columns):
-    t = terminal("train", recipe(epochs=3), "--follow", columns=columns)
+    t = terminal("train", recipe(epochs=20), "--follow", columns=columns)  # long enough to be drawn more than once
     assert t.end() == OK
     lines = visible_lines(t.text)
     drawn = [line for line in lines if "%" in line or line.startswith("loss") or "running" in line]
