@@ -150,7 +150,7 @@ def soak(daemon, rounds, a_round):
 
 def test_soak(start, tmp_path, long):
     daemon = start("--default-model", "colour", "--state", str(tmp_path / "state"))
-    readings = soak(daemon, long(12, 200), long(15, 100))
+    readings = soak(daemon, long(32, 200), long(15, 100))
     memory, descriptors = readings.growth()
     print(f"soak of {len(readings.memory)} rounds: memory {memory / MIB:+.2f} MiB, descriptors {descriptors:+.0f}")
     assert readings.is_flat(), readings.growth()
@@ -162,6 +162,6 @@ def test_a_planted_leak_is_found(start, tmp_path, faults, what):
     """The check of test_soak, on a daemon that loses something with each request."""
     daemon = start("--default-model", "colour", "--state", str(tmp_path / "state"), environment=faults.environment())
     faults.set(**{"leak_bytes" if what == "memory" else "leak_descriptors": 4096 if what == "memory" else 1})
-    readings = soak(daemon, 12, 15)
+    readings = soak(daemon, 32, 15)
     assert not readings.is_flat(), readings.growth()
     assert daemon.stop() == 0
