@@ -58,11 +58,10 @@ static json_t *class_accuracy(const struct measured *m)
 json_t *report_result(const struct evaluate_point *point, uint64_t seed, const struct measures *m,
                       const struct measured *images, double seconds)
 {
-    json_t *json = json_object();
-    if (point)
-        json = json_pack("{ss ss sf sf si sI}", "sampler", sampler_names[point->recipe.sampler], "method",
-                         step_method_names[point->recipe.method], "guidance", point->guidance, "eta", point->recipe.eta,
-                         "steps", point->recipe.steps, "seed", (json_int_t)seed);
+    json_t *json = !point ? json_object()
+                          : json_pack("{ss ss sf sf si sI}", "sampler", sampler_names[point->recipe.sampler], "method",
+                                      step_method_names[point->recipe.method], "guidance", point->guidance, "eta",
+                                      point->recipe.eta, "steps", point->recipe.steps, "seed", (json_int_t)seed);
     json_t *measured =
         json_pack("{sI so so so so so so so so so sf}", "n", (json_int_t)m->n, "fd", real_or_null(m->frechet),
                   "inception_score", real_or_null(m->inception_score.mean), "inception_score_std",
