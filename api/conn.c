@@ -202,18 +202,26 @@ static bool drop_client(struct conn *c)
 
 /* ---- TLS ---- */
 
-/* Whoever speaks HTTP to a port of HTTPS is told so. */
-static bool is_plain_text(struct conn *c)
+/* Looks at the first byte, which nobody has read before: 22 begins a record of the handshake. Returns what it says: 0,
+ * -EAGAIN (it has not come), -EPROTO (whoever speaks HTTP to a port of HTTPS). */
+static int look_at_first_byte(struct conn *c)
 {
     unsigned char first = 0;
-    bool known = !c->tls_begun && recv(c->fd, &first, 1, MSG_PEEK) == 1;
-    c->tls_begun = c->tls_begun || known;
-    return known && first != 22; // a record of the handshake
+    if (c->tls_begun)
+        return 0;
+    ssize_t n = recv(c->fd, &first, 1, MSG_PEEK);
+    if (n < 0 && would_block(-errno))
+        return -EAGAIN;
+    c->tls_begun = true;
+    return n == 1 && first != 22 ? -EPROTO : 0; // an end or an error is the handshake's to find
 }
 
 static bool shake_hands(struct conn *c)
 {
-    if (is_plain_text(c)) {
+    int first = look_at_first_byte(c);
+    if (first == -EAGAIN)
+        return false;
+    if (first) {
         tls_free(c->tls);
         c->tls = NULL;
         fail(c, PROBLEM_BAD_REQUEST, "this port speaks HTTPS: the address begins with https://");
